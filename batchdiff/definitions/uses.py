@@ -12,8 +12,8 @@ NOT_WRITTEN = "its overlay has not been written yet"
 class GuestUse:
     """A VM's disk that is a guest of the plan, and the image that the VM must use.
 
-    ``is_right``: the VM already uses that image. ``waiting``: why its definition must not change yet; empty if it
-    may. ``by_hand``: why the operator must edit the definition, unless that is done if ``is_right``; may be empty.
+    ``is_right``: the VM already uses that image. ``waiting``: why its definition must not change yet.
+    ``by_hand``: why the operator must edit the definition, unless that is done if ``is_right``.
     """
 
     guest: str

@@ -16,12 +16,12 @@ from batchdiff.units import MIB
 
 _NAME, _PACKAGE = "virsh", "libvirt-clients"
 _SECONDS = 60
-"""The timeout of a virsh command: libvirtd may hang, but even a slow one with 1,000 VMs needs only seconds."""
+"""libvirtd may hang, but even a slow one with 1,000 VMs needs only seconds."""
 
 _MOST_OUTPUT = 16 * MIB
 _NOT_SUPPORTED = "not supported by the connection driver"
 _UNREACHABLE = ("failed to connect to the hypervisor", "had not finished after")
-"""Words in errors that are not about the request: virsh could not connect, or did not end in time."""
+"""Words in errors that are not about the request."""
 
 
 def virsh_is_installed() -> bool:
@@ -36,10 +36,10 @@ class Libvirt:
     uri: str = ""
 
     def domains(self) -> list[Domain]:
-        """Return the definitions of all persistent domains, without passwords, each with the connection's URI.
+        """Return all persistent domains, without passwords.
 
-        :raises DefinitionError: libvirt's answer is not a domain.
-        :raises ProgramError: libvirt cannot be queried.
+        :raises DefinitionError: a definition cannot be used.
+        :raises ProgramError: virsh failed.
         """
         names = self._lines("list", "--all", "--name", "--persistent")
         uri = self.uri or ("".join(self._lines("uri")) if names else "")
@@ -52,69 +52,69 @@ class Libvirt:
     def domain(self, name: str, *, with_passwords: bool = False) -> Domain:
         """Return a domain's persistent definition; a domain that is redefined without its passwords loses them.
 
-        :raises DefinitionError: libvirt's answer is not a domain.
-        :raises ProgramError: libvirt cannot be queried.
+        :raises DefinitionError: the definition cannot be used.
+        :raises ProgramError: virsh failed.
         """
         options = ["--security-info"] if with_passwords else []
         text = self._run("dumpxml", "--inactive", *options, "--domain", name)
         return parse_domain(text.encode(), f"the domain {name}")
 
     def pools(self) -> list[Pool]:
-        """Return all storage pools; none if the driver of this connection has no pools.
+        """Return all storage pools; none if the connection's driver does not support them.
 
-        :raises DefinitionError: libvirt's answer is not a pool.
-        :raises ProgramError: libvirt cannot be queried.
+        :raises DefinitionError: a definition cannot be used.
+        :raises ProgramError: virsh failed.
         """
         names = self._lines_if_supported("pool-list", "--all", "--name")
         dumped = [(name, self._run("pool-dumpxml", "--pool", name)) for name in names]
         return [parse_pool(text.encode(), f"the pool {name}") for name, text in dumped]
 
     def state(self, domain: str) -> str:
-        """Return the state of a domain, such as ``shut off`` or ``running``.
+        """Return the state of a domain, such as ``shut off``.
 
-        :raises ProgramError: libvirt cannot be queried.
+        :raises ProgramError: virsh failed.
         """
         return " ".join(self._lines("domstate", "--domain", domain))
 
     def active(self) -> list[str]:
-        """Return the names of all domains that are not shut off, such as running and paused ones.
+        """Return the names of all active domains, even paused ones.
 
-        :raises ProgramError: libvirt cannot be queried.
+        :raises ProgramError: virsh failed.
         """
         return self._lines("list", "--name")
 
     def saved(self) -> list[str]:
-        """Return the names of the domains whose memory libvirt has saved (managed save).
+        """Return the names of the domains with a managed save.
 
-        :raises ProgramError: libvirt cannot be queried.
+        :raises ProgramError: virsh failed.
         """
         return self._lines("list", "--all", "--name", "--with-managed-save")
 
     def present_xml(self, domain: str) -> bytes:
-        """Return the definition that an active domain has at present, with its backing chains.
+        """Return the present definition of an active domain, with its backing chains.
 
-        :raises ProgramError: libvirt cannot be queried.
+        :raises ProgramError: virsh failed.
         """
         return self._run("dumpxml", "--domain", domain).encode()
 
     def saved_xml(self, domain: str) -> bytes:
-        """Return the definition with which a domain will continue from its saved memory.
+        """Return the definition in a domain's managed save.
 
-        :raises ProgramError: libvirt cannot be queried.
+        :raises ProgramError: virsh failed.
         """
         return self._run("managedsave-dumpxml", "--domain", domain).encode()
 
     def snapshots(self, domain: str) -> list[str]:
         """Return the names of a domain's snapshots.
 
-        :raises ProgramError: libvirt cannot be queried.
+        :raises ProgramError: virsh failed.
         """
         return self._lines("snapshot-list", "--name", "--domain", domain)
 
     def checkpoints(self, domain: str) -> list[str]:
-        """Return the names of a domain's checkpoints; none if the driver of this connection does not support them.
+        """Return the names of a domain's checkpoints; none if the connection's driver does not support them.
 
-        :raises ProgramError: libvirt cannot be queried.
+        :raises ProgramError: virsh failed.
         """
         return self._lines_if_supported("checkpoint-list", "--name", "--domain", domain)
 
@@ -123,9 +123,9 @@ class Libvirt:
 
         ``name``: for messages. ``saved``: the file with this definition, if it is a former one.
 
-        :raises ProgramError: libvirt refuses the definition, or cannot be used.
+        :raises ProgramError: the definition was not replaced.
         """
-        # The file is in memory, because a definition may contain passwords.
+        # In memory, because a definition may contain passwords.
         fd = os.memfd_create("domain.xml")
         try:
             os.pwrite(fd, document, 0)
@@ -144,7 +144,7 @@ class Libvirt:
     def refresh(self, pool: str) -> None:
         """Have libvirt list the files of a pool again.
 
-        :raises ProgramError: libvirt refuses, for example because the pool is not active, or cannot be used.
+        :raises ProgramError: the pool was not refreshed.
         """
         start = self.command("pool-start", "--pool", pool)
         remedy = f"If the pool is not active, start it with `{start}`, which also refreshes it."
@@ -171,10 +171,9 @@ class Libvirt:
         what: str = "libvirt refused a request",
         remedy: str = "A VM or pool may have been removed meanwhile; run the same command again.",
     ) -> str:
-        """Return the output of virsh; ``what`` and ``remedy`` are for a request that libvirt refuses."""
         unreachable = f"Make sure that libvirt can be reached: `{self.command('uri')}` must print its URI."
         try:
-            # virsh is not confined: it must reach libvirt's socket or run ssh. It reads no image.
+            # Not confined: virsh must reach libvirt's socket or run ssh. It reads no image.
             done = programs.run(
                 [_NAME, "--quiet", *self._connect(), *arguments],
                 reads=None,

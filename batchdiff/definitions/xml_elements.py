@@ -18,7 +18,7 @@ from batchdiff.errors import DefinitionError
 
 @dataclass(slots=True)
 class Element:
-    """An element, with offsets into the document; for a tag like ``<a/>``, all except ``start`` are equal.
+    """An element; in a tag like ``<a/>``, all offsets except ``start`` are equal.
 
     ``text``: without that of the children, and with entities resolved.
     """
@@ -33,19 +33,18 @@ class Element:
     text: str = ""
 
     def all(self, name: str) -> Iterator[Element]:
-        """Yield the children with this name."""
+        """Return the children with this name."""
         return (child for child in self.children if child.name == name)
 
     def first(self, name: str) -> Element | None:
-        """Return the first child with this name; None if there is none."""
+        """Return the first child with this name."""
         return next(self.all(name), None)
 
 
 def parse_elements(document: bytes, where: str) -> Element:
-    """Parse an XML document, and return its root; ``where`` names the document in errors.
+    """Parse an XML document, and return its root. ``where``: for messages.
 
-    :raises DefinitionError: the document is not valid UTF-8 or XML, or declares another encoding or a document
-        type, which libvirt never does.
+    :raises DefinitionError: the document is not XML in UTF-8, or declares a document type.
     """
     root = Element("", {}, 0, 0)
     stack = [root]
@@ -89,7 +88,7 @@ def parse_elements(document: bytes, where: str) -> Element:
 
 
 def _end_of_tag(document: bytes, start: int) -> int:
-    """Return the offset after the tag that begins at ``start``; a ``>`` in a quoted value does not end the tag."""
+    """Return the offset after a tag; a ``>`` in a quoted value does not end it."""
     quote = 0
     for at in range(start, len(document)):
         byte = document[at]

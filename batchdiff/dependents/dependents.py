@@ -2,14 +2,9 @@
 
 ::
 
-    folders     that of the file, and Snapshots in it; those of the plan or manifest and its images; those of the
-                overlays in the file's sidecar
-    images      regular files there whose headers name other files; guests that are not raw, even on block devices;
-                and images below these
-    matching    by identity, even through links; by path, also for names that the file had a moment ago; by the
-                identifier in the file, if images of other programs record one
-
-Each search lists the folders again, so it finds images that are new since the previous search.
+    folders     those of the file, the plan or manifest, its images, and the overlays in the file's sidecar
+    images      regular files there whose headers name other files, guests that are not raw, and images below these
+    matching    by identity; by path, even a former one; by the identifier in the file that other programs record
 """
 
 from __future__ import annotations
@@ -32,10 +27,10 @@ from batchdiff.plan.plan import Plan
 from batchdiff.plan.sidecar import read_sidecar
 
 _SNAPSHOTS = "Snapshots"
-"""The folder beside a disk in which VirtualBox keeps its differencing images."""
+"""VirtualBox keeps its differencing images in this folder beside a disk."""
 
 _NO_FOLDER = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
-"""The errors for a path that leads to no folder, so that no image can be opened there."""
+"""Errors for a folder in which no image can be opened."""
 
 _ASIDE = (own_files.QUARANTINE, own_files.OVERLAY_ASIDE, own_files.DELETING)
 
@@ -43,36 +38,31 @@ _ASIDE = (own_files.QUARANTINE, own_files.OVERLAY_ASIDE, own_files.DELETING)
 class Forbidden(enum.Enum):
     """The treatment of an image or folder that this user is not allowed to read.
 
-    It may be, or contain, a dependent image. Sidecars, and the overlays that they name, are reported in any case.
+    Sidecars, and the overlays that they name, are reported in any case.
     """
 
     COUNTS = "counts"
-    """Report it."""
-
     IGNORED = "ignored"
-    """Ignore it: few users are allowed to read every file in a shared folder."""
+    """Few users are allowed to read every file in a shared folder."""
 
 
 class DependentImages(NamedTuple):
-    """The paths of images that depend on a file, and phrases about images that may depend on it.
-
-    A phrase names what cannot be read: ``/images/x.qcow2 (unreadable: Permission denied)``.
-    """
+    """The paths of images that depend on a file, and phrases about what cannot be read and may depend on it."""
 
     paths: list[str]
     doubtful: list[str]
 
     @property
     def words(self) -> list[str]:
-        """Paths and phrases for a message, with ``perhaps`` before each phrase."""
+        """Paths and phrases, for a message."""
         return [*self.paths, *(f"perhaps {each}" for each in self.doubtful)]
 
 
 class Dependents:
     """A search for images that depend on files, in the given folders and in those of each file and its overlays.
 
-    ``images`` are searched wherever they are, even on block devices. ``raw`` images are declared raw: they have no
-    backing file, so it does not matter if their headers cannot be read.
+    ``images``: searched wherever they are, even on block devices. ``raw``: images that are declared raw, and so
+    have no backing file.
     """
 
     def __init__(self, folders: Iterable[str], *, images: Iterable[str] = (), raw: Iterable[str] = ()) -> None:
@@ -90,12 +80,11 @@ class Dependents:
         forbidden: Forbidden = Forbidden.COUNTS,
         identifier: str | None = None,
     ) -> DependentImages:
-        """Return the images that have a file anywhere in their chain, sorted.
+        """Return the images that have a file anywhere in their chain; the file itself is never opened.
 
-        ``former``: names that the file had a moment ago; images that name these depend on the file, too. ``but``:
-        images that are allowed to depend on the file; images on top of these are still reported. ``identifier``:
-        the identifier in the file, which differencing images of other programs record. The file itself is never
-        opened.
+        ``former``: names that the file had a moment ago. ``but``: images that are allowed to depend on the file;
+        images on top of these are still reported. ``identifier``: that in the file, which differencing images of
+        other programs record.
         """
         own = identity_of(path)
         look = _Look(self._heads, frozenset() if own is None else frozenset({own}), self._raw)
@@ -108,7 +97,7 @@ class Dependents:
     ) -> dict[str, DependentImages]:
         """Return the images that depend on each file, by the file's path.
 
-        The search may open the files, so hold none of them.
+        The files may be opened, so hold none of them.
         """
         paths = list(paths)
         look = _Look(self._heads, frozenset(), self._raw)
@@ -127,7 +116,7 @@ def dependents_in_manifest(manifest: Manifest) -> Dependents:
 
 
 def dependents_in_plan(plan: Plan) -> Dependents:
-    """Return a search in the folders of a plan, and among its guests and those that `--guest` left out."""
+    """Return a search in the folders of a plan, and among its guests, even those left out."""
     return _dependents(folders_of_plan(plan), [*(guest.source for guest in plan.guests), *plan.left_out])
 
 
@@ -137,8 +126,6 @@ def _dependents(folders: list[str], guests: list[ImageSource]) -> Dependents:
 
 
 class _Look:
-    """One search, with the folders that were read and the images that were found."""
-
     def __init__(self, heads: Heads, untouched: frozenset[Identity], raw: Iterable[str]) -> None:
         self._raw = set(map(identity_of, raw))
         self._graph = BackingGraph(heads, untouched, raw=frozenset(self._raw))
@@ -147,13 +134,11 @@ class _Look:
         self._doubtful: dict[str, list[str]] = {}
 
     def add_all(self, folders: Iterable[str], images: Iterable[str]) -> None:
-        """Search the folders and images that matter for every file."""
         self._add_folders(folders)
         for image in images:
             self._graph.add(image)
 
     def add(self, path: str, former: Iterable[str]) -> None:
-        """Search the folder of a file, and the overlays in its sidecars."""
         self._doubtful[path] = []
         folder = os.path.realpath(os.path.dirname(path))
         differences = os.path.join(folder, _SNAPSHOTS)
@@ -169,7 +154,6 @@ class _Look:
         forbidden: Forbidden,
         identifier: str | None = None,
     ) -> DependentImages:
-        """Return the images that depend on a file that was added."""
         own = identity_of(path)
         left_out = {own, *map(identity_of, but)}
         targets: list[Target] = [os.path.realpath(name) for name in (path, *former)]
@@ -192,7 +176,7 @@ class _Look:
                     self._closed.append(Unread(folder, error))
 
     def _add_sidecar(self, path: str, sidecar: str) -> None:
-        """Search the overlays that a sidecar names, and their folders: an overlay may have been renamed there."""
+        """Search a sidecar's overlays, and their folders: an overlay may have been renamed there."""
         if not os.path.lexists(sidecar):
             return
         known = read_sidecar(sidecar)
@@ -208,7 +192,7 @@ class _Look:
 
 
 def _sidecars_of(names: Iterable[str]) -> Iterator[str]:
-    """Yield the paths that a file's sidecar can have; the file may have been set aside under another name."""
+    """Yield the possible sidecars of a file that may have been set aside."""
     own = {name.removesuffix(suffix) for name in names for suffix in ("", *_ASIDE)}
     yield from (name + own_files.SIDECAR for name in sorted(own))
 

@@ -15,8 +15,7 @@ from batchdiff.plan.sidecar import read_sidecar, sidecar_path
 def folders_of_manifest(manifest: Manifest) -> list[str]:
     """Return the folders of a manifest and its images, sorted.
 
-    Its images are the template and all guests, chosen or not, with their backing files and overlays, and the
-    overlays and originals in the template's sidecars.
+    Its images include guests left out, backing files, overlays, and the images in the template's sidecars.
     """
     guests = (*manifest.guests, *manifest.left_out)
     sources = [manifest.template, *(guest.image for guest in guests)]
@@ -26,7 +25,7 @@ def folders_of_manifest(manifest: Manifest) -> list[str]:
 def folders_of_plan(plan: Plan) -> list[str]:
     """Return the folders of a plan's manifest and of its images, as in :func:`folders_of_manifest`.
 
-    Those of images that `--guest` left out are among them, but not those of their overlays.
+    Overlays of guests left out do not count.
     """
     sources = [plan.template.source, *(guest.source for guest in plan.guests), *plan.left_out]
     overlays = [guest.overlay_path for guest in plan.guests]

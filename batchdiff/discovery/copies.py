@@ -19,28 +19,25 @@ from batchdiff.sampling.interval import Interval
 from batchdiff.units import KIB, MIB, ceil_div, format_size
 
 _SURELY_ALIKE = 0.1
-"""The lower bound of the similarity must reach this, so that a few samples are not enough to place an image."""
+"""The least lower bound of similarity: a few samples are not enough."""
 
 _HEADER = 16 * KIB
-"""The bytes assumed on disk for an overlay's header, refcount table, refcounts and L1 table: a block each."""
+"""Assumed for an overlay's header, refcount table, refcounts and L1 table: a block each."""
 
 _TABLE, _PER_TABLE = 64 * KIB, 512 * MIB
-"""The bytes of an L2 table, and of the part of the disk that it maps, with clusters of 64 KiB."""
+"""The bytes of an L2 table, and of the disk that it maps, with clusters of 64 KiB."""
 
 
 _PER_REFCOUNTS = 2 << 30
-"""The bytes of an overlay that one cluster of refcounts, of 16 bits each, covers."""
+"""The bytes of an overlay that a cluster of 16-bit refcounts covers."""
 
 _BLOCK, _EXTENT, _EXTENTS_IN_INODE, _EXTENTS_IN_BLOCK = 4 * KIB, 8 * KIB, 4, 340
-"""In ext4: the bytes of a block, the fewest bytes of an extent with the hole after it, and the most extents that
-an inode and a block can list (Linux, ``fs/ext4/ext4_extents.h``)."""
+"""In ext4: a block, the smallest extent with the hole after it, and the most extents that an inode and a block can
+list (Linux, ``fs/ext4/ext4_extents.h``)."""
 
 
 class OtherTemplate(NamedTuple):
-    """A second template that fits an image as well.
-
-    The estimate of its similarity is not below the lower bound of the first template's.
-    """
+    """A second template: the estimate of its similarity reaches the lower bound of the first one's."""
 
     path: str
     similarity: Interval
@@ -48,10 +45,7 @@ class OtherTemplate(NamedTuple):
 
 @frozen
 class Copy:
-    """An image, with its similarity to its template. ``saved``: the bytes that an overlay would save.
-
-    ``other``: a template that fits as well; None if there is none.
-    """
+    """An image, with its similarity to its template. ``saved``: the bytes that an overlay would save."""
 
     image: SampledImage
     similarity: Interval
@@ -61,10 +55,7 @@ class Copy:
 
 @frozen
 class Group:
-    """A template and its copies, those that save most first.
-
-    ``choice``: how the template was chosen; None if it was given.
-    """
+    """A template and its copies, those that save most first. ``choice``: None if the template was given."""
 
     template: SampledImage
     choice: ChosenTemplate | None
@@ -72,9 +63,9 @@ class Group:
 
     @property
     def saved(self) -> Interval:
-        """The bytes that the overlays of all copies without losses would save together.
+        """The bytes that overlays of the copies without losses would save.
 
-        The bounds are added up: images are sampled at the same offsets, so their errors are not independent.
+        Bounds are added up: images are sampled at the same offsets, so their errors are not independent.
         """
         saved = [copy.saved for copy in self._accepted]
         return Interval(
@@ -83,12 +74,12 @@ class Group:
 
     @property
     def exactness(self) -> Exactness:
-        """The exactness of ``saved``, sampling aside: that of the bytes that deleting the images would free."""
+        """The exactness of ``saved``, apart from sampling."""
         return of_sum(copy.image.exactness for copy in self._accepted)
 
     @property
     def _accepted(self) -> list[Copy]:
-        """The copies without losses: a plan refuses the others unless its manifest allows their losses."""
+        """A plan refuses copies with losses unless its manifest allows these."""
         return [copy for copy in self.copies if not copy.image.losses]
 
 
@@ -100,10 +91,10 @@ class Placement:
         self._is_given = False
 
     def groups(self, templates: dict[int, ChosenTemplate | None]) -> tuple[list[Group], list[Exclusion]]:
-        """Return the groups, those that save most first, and an exclusion for each image that is in none.
+        """Return the groups, those that save most first, and an exclusion for each other image.
 
-        ``templates``: by number, how each template was chosen; None if it was given. A chosen one that has no
-        copies is placed like any other image; a given one remains a template.
+        ``templates``: by number; None if a template was given. A chosen one without copies is placed like any
+        other image; a given one remains a template.
         """
         self._is_given = None in templates.values()
         while True:
@@ -166,7 +157,6 @@ class Placement:
         return Copy(image, similarity, self._saved(number, template), other)
 
     def _other(self, image: int, nearest: _Nearest, similarity: Interval) -> OtherTemplate | None:
-        """Return a second template that fits an image as well as the nearest one; None if there is none."""
         second = int(nearest.second[image])
         if second < 0 or nearest.share_of_second[image] < similarity.low:
             second = self._grouping.either.get(image, -1)
@@ -176,7 +166,6 @@ class Placement:
         return OtherTemplate(self._images[second].path, also) if also.estimate >= similarity.low else None
 
     def _saved(self, number: int, template: int) -> Interval:
-        """Return the bytes that an overlay saves: those that deleting the image frees, less the overlay's own."""
         image = self._images[number]
         changed, places = self._index.changed_bytes(number, template), self._index.changed_places(number, template)
         most = ceil_div(image.virtual_size, _PER_TABLE) * _TABLE
@@ -189,7 +178,6 @@ class Placement:
         return saved.widened(below=most - tables + _other_metadata(changed.high + most), above=tables)
 
     def _unlike(self, number: int, nearest: _Nearest) -> Exclusion:
-        """Return the exclusion of an image that is in no group."""
         image, larger = self._images[number], self._images[nearest.larger[number]]
         if nearest.share_of_larger[number] >= ALIKE:
             sizes = f"{format_size(image.virtual_size)} and {format_size(larger.virtual_size)}"
@@ -219,7 +207,7 @@ class Placement:
 
 
 def _other_metadata(size: float) -> int:
-    """Return about the most bytes that more refcounts and ext4's lists of extents add to ``size`` bytes."""
+    """Return about the most bytes that more refcounts and ext4's lists of extents add."""
     extents = int(size) // _EXTENT
     lists = ceil_div(extents, _EXTENTS_IN_BLOCK) * _BLOCK if extents > _EXTENTS_IN_INODE else 0
     return int(size) // _PER_REFCOUNTS * _TABLE + lists
@@ -228,8 +216,7 @@ def _other_metadata(size: float) -> int:
 class _Nearest(NamedTuple):
     """The templates that have the largest shares of each image's data; -1 for none.
 
-    ``first`` and ``second`` are among those whose disks are not larger than the image's, ``larger`` is among the
-    others. ``share``, ``share_of_second`` and ``share_of_larger`` are their shares.
+    ``first`` and ``second`` have disks that are not larger than the image's, unlike ``larger``.
     """
 
     first: SampleNumbers

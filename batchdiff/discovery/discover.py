@@ -1,4 +1,4 @@
-"""Find templates and their copies: sample all files, choose templates, and place the other images.
+"""Find templates and their copies.
 
 ::
 
@@ -37,10 +37,9 @@ _OUTCOME = "No image was changed, and no manifest was written."
 
 @frozen
 class Discovery:
-    """The groups, those that save most first, and the files and folders that were left out, sorted by path.
+    """The groups, those that save most first, and the files and folders left out, sorted by path.
 
-    ``images``: how many images were compared. ``reads``, ``read_bytes``: the number and bytes of all reads for
-    samples. ``ignored``: how many files that were found in folders or by globs do not look like images.
+    ``images``: how many were compared. ``ignored``: how many files do not look like images.
     """
 
     groups: tuple[Group, ...]
@@ -62,12 +61,11 @@ def discover(  # noqa: PLR0913  # options by keyword
 ) -> Discovery:
     """Find the templates among the files of a search, and their copies.
 
-    ``templates``: the paths, without links, of the only images that may be templates; empty if any image may.
-    ``sampled`` is called with the path of each file that is done, and the bytes that were read of the image;
-    ``observer``, at every read.
+    ``templates``: the paths, as of :func:`image_path`, of the only images that may be templates; empty if any may.
+    ``sampled``: called with the path of each file that is done, and the bytes that were read.
 
-    :raises ImageError: one of ``templates`` was not found, or was left out.
-    :raises WorkerError: a worker process could not be started or died, or memory ran out.
+    :raises ImageError: one of ``templates`` cannot be used.
+    :raises WorkerError: the sampling could not be completed.
     """
     raise_descriptor_limit()
     files = tuple(search.files)
@@ -100,7 +98,6 @@ def discover(  # noqa: PLR0913  # options by keyword
 
 
 def _without_parts(examined: Sequence[Examined]) -> list[Examined]:
-    """Return what was examined, with an exclusion for each extent or data file of another image."""
     images = [each for each in examined if isinstance(each, SampledImage)]
     owners = _by_identity((path, each.path) for each in images for path in each.source.other_files)
 
@@ -112,7 +109,7 @@ def _without_parts(examined: Sequence[Examined]) -> list[Examined]:
 
 
 def _without_shown_files(examined: Sequence[Examined]) -> list[Examined]:
-    """Replace block devices that show the bytes of another sampled image by exclusions."""
+    """Exclude block devices that show the bytes of another sampled image."""
     images = [each for each in examined if isinstance(each, SampledImage)]
     if not any(each.is_device for each in images):
         return list(examined)
@@ -129,28 +126,22 @@ def _without_shown_files(examined: Sequence[Examined]) -> list[Examined]:
 
 
 def _by_identity(values: Iterable[tuple[str, str]]) -> dict[Identity | None, str]:
-    """Return the values by the identity of the files at their paths, without those of files that are gone."""
     found = {identity_of(path): value for path, value in values}
     found.pop(None, None)
     return found
 
 
 def _known_as(path: str, paths: Mapping[Identity | None, str]) -> str:
-    """Return the path at which a file was examined, of ``paths``; ``path`` itself if it was not.
+    """Return the path at which a file, or one below a device, was examined; ``path`` if none was.
 
-    Links, device nodes and bind mounts give one file several paths. A block device that was not examined may show
-    the bytes of an image that was.
+    Links, device nodes and bind mounts give one file several paths.
     """
     shown = sorted(paths[each] for each in underlying(path).files if each in paths)
     return paths.get(identity_of(path), next(iter(shown), path))
 
 
 def _converted(examined: Iterable[Examined], paths: Mapping[Identity | None, str]) -> dict[str, tuple[str, str]]:
-    """Return, by the path of each original that a template's sidecar records, its overlay and the template.
-
-    Overlays that do not exist are left out. ``_overlay_of`` also recognises an overlay that no sidecar records, if
-    it has the default path. ``paths``: those at which images were examined.
-    """
+    """Return the overlay and template of each original that a sidecar records."""
     sidecars = {
         sidecar_path(each.backing, each.path): each.backing
         for each in examined
@@ -169,10 +160,6 @@ def _converted(examined: Iterable[Examined], paths: Mapping[Identity | None, str
 def _with_roles(
     examined: Sequence[Examined], backing: Mapping[str, str], converted: Mapping[str, tuple[str, str]]
 ) -> tuple[list[SampledImage], list[Exclusion]]:
-    """Return the images that can be templates or copies, and the exclusions.
-
-    ``backing``: backing files, each with an overlay; ``converted``: originals, each with its overlay and template.
-    """
     below = {each.path: each.backing for each in examined if isinstance(each, ExistingOverlay)}
     images: list[SampledImage] = []
     exclusions: list[Exclusion] = []
@@ -203,13 +190,12 @@ def _with_roles(
 def _overlay_of(
     path: str, below: Mapping[str, str], converted: Mapping[str, tuple[str, str]]
 ) -> tuple[str, str] | None:
-    """Return the overlay that an image was probably converted to, and its template; None if none is known."""
+    """Return the probable overlay of an image, and its template."""
     overlay = default_overlay(path, ())
     return (overlay, below[overlay]) if overlay in below else converted.get(path)
 
 
 def _chain(path: str, below: Mapping[str, str]) -> list[str]:
-    """Return the backing chain below an overlay, as far as it is known."""
     chain = [below[path]]
     while (backing := below.get(chain[-1])) is not None and backing not in {path, *chain}:
         chain.append(backing)

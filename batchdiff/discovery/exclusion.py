@@ -8,34 +8,32 @@ from batchdiff.frozen import frozen
 
 
 class Cause(enum.StrEnum):
-    """The kind of reason, for scripts."""
+    """The kind of reason."""
 
     OVERLAY = "overlay"
     """An image with a backing file."""
 
     IN_USE = "in use"
     UNREADABLE = "unreadable"
-    """A file that cannot be sampled, for example because it is damaged or encrypted, or a folder that cannot be
-    listed."""
+    """A file that cannot be sampled, or a folder that cannot be searched."""
 
     DOUBTFUL = "doubtful format"
-    """A file whose name contradicts its content, or whose content a guest may have written."""
+    """A file whose name and content do not show its format with certainty."""
 
     UNLIKE = "unlike"
-    """An image with too little in common with any template, or the only image."""
+    """An image that is not clearly similar to any template."""
 
     UNUSABLE = "unusable"
-    """A backing file, an image that seems to be an original, or one with a smaller disk than its template."""
+    """A backing file, a probable original, or an image with a smaller disk than the template."""
 
     PART = "part"
     """An extent or the data file of another image."""
 
     SAME_FILE = "same file"
     OWN = "own"
-    """A file with a name like those of batchdiff's own files."""
+    """A file named like batchdiff's own files."""
 
     EMPTY = "empty"
-    """An image in which no data was found."""
 
     @property
     def is_fault(self) -> bool:
@@ -45,10 +43,10 @@ class Cause(enum.StrEnum):
 
 @frozen
 class Exclusion:
-    """A file that was left out, or a folder that cannot be listed.
+    """A file or folder that was left out.
 
     ``reason``: text to put after the path, with ``it`` for the file; the last full stop may be missing.
-    ``template``: the path of the template that the reason concerns; empty if there is none.
+    ``template``: the path of the one that the reason concerns; may be empty.
     """
 
     path: str

@@ -3,11 +3,8 @@
 ::
 
     hub                the image whose samples occur most often in other images   -> its group: all images like it
-    template           of the images that are tried, the one with which the group takes the least space
+    template           of the images that are tried, the one with which the group takes least space
     further template   an image of the group whose changes to the template others have, too
-
-A hub is found by counting samples, without comparing pairs of images. A guest's disk is at least as large as its
-template's.
 """
 
 from __future__ import annotations
@@ -24,45 +21,39 @@ from batchdiff.discovery.sample_index import SampleIndex
 from batchdiff.discovery.sample_offsets import SampleNumbers
 
 ALIKE = 0.25
-"""The least share of an image's data that its template must have. With less, an overlay saves little, and separate
+"""The least share of an image's data in its template. With less, an overlay saves little, and separate
 installations of one system may be as similar."""
 
 _CANDIDATES = 16
-"""The most images of each kind that are tried as a group's template: those with the most in common with others,
-marked ones, and those that would win a tie."""
+"""The most images of each kind that are tried as a group's template."""
 
 _TRIED = 64
-"""The most images whose changes are looked up in others, in one search."""
+"""The most images whose changes are looked up at once."""
 
 _TIE, _TIE_OF_DATA = 0.02, 0.001
 """The most additional space with an equally good template: the first share of the overlays on the best template,
-plus the second share of the latter's data. A guest that has hardly changed is as good a template as the image that
-it was copied from."""
+plus the second share of that one's data. A guest that has hardly changed is as good a template as its source."""
 
 _WHOLE = 0.8
-"""The least share of a second template's changes that its copies must have, relative to their share of its other
-data. Guests that upgraded the same packages independently have 55% to 71% of each other's changes."""
+"""The least share of a second template's changes that its copies have, relative to their share of its other data.
+Guests that upgraded the same packages independently have 55% to 71% of each other's changes."""
 
 _HALF, _FEW_CHANGES = 0.5, 0.05
 """``_HALF`` replaces ``_WHOLE`` for images with few changes that are not second templates: intervals decide later
-whether their copies fit them as well. ``_HALF`` also determines which changes are too rare to be looked up.
-``_FEW_CHANGES``: the largest share of an image's samples that counts as few."""
+whether copies fit. ``_FEW_CHANGES``: the largest share of an image's samples that is few."""
 
 _FEWEST_CHANGES = 4
-"""The fewest changed samples of a second template: with fewer, its copies fit the first template as well."""
+"""The fewest changed samples of a second template."""
 
 _LEAST_COPIES = 2
-"""The fewest copies of a second template; one is enough if it is marked as a template."""
+"""The fewest copies of a second template; one is enough if that is marked."""
 
 
 _NONE = np.zeros(0, dtype=np.int64)
 
 
 class Trait(NamedTuple):
-    """The properties, besides its samples, that determine the role of an image. Sizes are in bytes.
-
-    ``is_backing``: an existing overlay has it as its backing file. ``modified_ns``: the mtime.
-    """
+    """The properties of an image besides its samples, in bytes and nanoseconds."""
 
     virtual_size: int
     is_backing: bool
@@ -95,8 +86,7 @@ class Tie(enum.Enum):
 class ChosenTemplate(NamedTuple):
     """A template (its place in the index), and the number of images that would do as well.
 
-    ``ties``: the rules that ruled out some of these, in their order. ``all_tried``: False if not all images of the
-    group were tried, so more may do as well.
+    ``ties``: the rules that ruled out some of these. ``all_tried``: False if more may do as well.
     """
 
     template: int
@@ -108,14 +98,14 @@ class ChosenTemplate(NamedTuple):
 class Grouping:
     """The search for templates. Images are known by their places in the index.
 
-    ``either``: images that may as well be copies of an image that is not a template; each with that image.
+    ``either``: images that may as well be copies of an image that is not a template, with that image.
     """
 
     def __init__(self, index: SampleIndex, traits: Sequence[Trait]) -> None:
         self._index, self._traits = index, traits
         self._sizes = np.array([each.virtual_size for each in traits], dtype=np.int64)
         self._data = index.data_bytes
-        # For each key, the number of images that have it and are not taken yet.
+        # For each key, the number of free images that have it.
         self._left = np.bincount(np.concatenate([_NONE, *index.keys]), minlength=index.key_count)
         self._free = np.ones(len(index), dtype=bool)
         self.either: dict[int, int] = {}
@@ -146,11 +136,10 @@ class Grouping:
         return shares
 
     def _reach(self, image: int) -> int:
-        """Return how often the samples of an image occur in others that are not taken yet."""
+        """Return how often the samples of an image occur in other free images."""
         return int((self._left[self._index.keys[image]] - 1).sum())
 
     def _group_of(self, hub: int) -> list[ChosenTemplate]:
-        """Take the best template of a hub's group and the images like it; return all templates among them."""
         group = [hub, *self._near(hub)]
         choice = self._best(group)
         members = self._near(choice.template) if len(group) > 1 else []
@@ -162,7 +151,7 @@ class Grouping:
         return found
 
     def _near(self, template: int) -> list[int]:
-        """Return the images not yet taken that are like a template, even if their disks are smaller."""
+        """Return the free images that are like a template, even if their disks are smaller."""
         shares = self._index.shares(template)
         shares[template] = 0
         alike = (shares >= ALIKE) & self._free
@@ -175,7 +164,6 @@ class Grouping:
                 self._left[self._index.keys[image]] -= 1
 
     def _best(self, group: Sequence[int]) -> ChosenTemplate:
-        """Try images as the template of a group; return the best by space or, in a tie, by preference."""
         by_reach = sorted(group, key=lambda image: (-self._reach(image), self._traits[image].preference))
         marked = [each for each in by_reach if self._traits[each].marked]
         preferred = sorted(group, key=lambda image: self._traits[image].preference)
@@ -199,14 +187,14 @@ class Grouping:
         return tuple(found)
 
     def _space(self, template: int, images: SampleNumbers) -> tuple[float, float]:
-        """Return the estimated bytes of a template with the overlays of images, and of the overlays alone."""
+        """Estimate the bytes of a template with overlays, and of the overlays alone."""
         overlays = (1 - self.fitting(template)) * self._data
         overlays[template] = 0
         total = float(overlays[images].sum())
         return float(self._data[template]) + total, total
 
     def _below(self, first: ChosenTemplate, members: Sequence[int]) -> list[ChosenTemplate]:
-        """Return further templates: members whose changes others have. Record ``either`` for the rest."""
+        """Return further templates: members whose changes others have. Update ``either``."""
         found: list[ChosenTemplate] = []
         nearest = dict.fromkeys(members, first.template)
         alike = {first.template: self.fitting(first.template)}
@@ -223,7 +211,7 @@ class Grouping:
         return found
 
     def _one_below(self, nearest: dict[int, int], tried: set[int]) -> ChosenTemplate | None:
-        """Return a further template among members not ``tried``, or None. ``nearest``: each member's template."""
+        """Return a further template, and update ``tried``. ``nearest``: each member's template."""
         changes = {each: self._changes(each, template) for each, template in nearest.items()}
         many = [
             each for each, changed in changes.items() if changed.sum() >= _FEWEST_CHANGES and each not in tried
@@ -231,14 +219,13 @@ class Grouping:
         for image in self._by_spread(changes, many):
             tried.add(image)
             copies = self._copies(image, changes[image], nearest)
-            # The image and its copies all have these changes: the one with the fewest others is the template.
+            # The image and its copies share these changes: any of them may be the template.
             if len(copies) >= self._least_copies(image):
                 tried.update(copies)
                 return self._best([image, *copies])
         return None
 
     def _find_either(self, nearest: dict[int, int]) -> None:
-        """Record in ``either`` the members that have another member's changes, if these are few."""
         changes = {each: self._changes(each, template) for each, template in nearest.items()}
         few = [each for each, changed in changes.items() if 0 < changed.sum() <= _FEW_CHANGES * len(changed)]
         for image in self._by_spread(changes, few):
@@ -251,7 +238,6 @@ class Grouping:
         return 1 if self._traits[image].marked else _LEAST_COPIES
 
     def _by_spread(self, changes: dict[int, npt.NDArray[np.bool_]], chosen: Sequence[int]) -> list[int]:
-        """Return chosen members whose changes are not too rare, at most ``_TRIED``, the most widespread first."""
         keys = {each: self._index.keys[each][changed] for each, changed in changes.items()}
         counts = np.bincount(np.concatenate([_NONE, *keys.values()]), minlength=self._index.key_count)
         spread = {each: float((counts[keys[each]] - 1).mean()) for each in chosen}
@@ -259,7 +245,7 @@ class Grouping:
         return sorted(likely, key=lambda image: (-spread[image], self._traits[image].preference))[:_TRIED]
 
     def _changes(self, image: int, template: int) -> npt.NDArray[np.bool_]:
-        """Return which samples of an image a template lacks, of those at offsets that are chosen for both."""
+        """Return which comparable samples of an image a template lacks."""
         level = int(max(self._index.levels[image], self._index.levels[template]))
         is_new = ~np.isin(self._index.keys[image], self._index.keys[template])
         return is_new & (self._index.heights[image] >= level)
@@ -275,8 +261,7 @@ class Grouping:
     ) -> list[int]:
         """Return the other members that have enough of an image's changes.
 
-        ``fewest``: the least number of changes that can be compared; ``whole``: the least share of these, relative
-        to the share of the rest of the image.
+        ``fewest``: of comparable changes; ``whole``: the least share of these, relative to that of the rest.
         """
         of_changes, count = self._shares_of(image, changed)
         of_rest, _ = self._shares_of(image, ~changed)
@@ -286,7 +271,7 @@ class Grouping:
     def _shares_of(
         self, image: int, chosen: npt.NDArray[np.bool_]
     ) -> tuple[npt.NDArray[np.float64], SampleNumbers]:
-        """Return the share of an image's chosen samples that each image has, and how many can be compared."""
+        """Return the share of chosen samples that each image has, and how many can be compared."""
         heights = np.sort(self._index.heights[image][chosen])
         of = len(heights) - np.searchsorted(heights, self._index.levels)
         return self._index.common(self._index.keys[image][chosen]) / np.maximum(of, 1), of

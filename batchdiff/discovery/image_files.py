@@ -1,4 +1,4 @@
-"""Find files that may be images: those that are named, and those in folders or of globs that look like images.
+"""Find files that may be images; in folders and by globs, those that look like images.
 
 ::
 
@@ -36,10 +36,10 @@ from batchdiff.manifest.names import without_suffix
 from batchdiff.units import MIB
 
 _BOOT_MARK, _BOOT_MARK_AT = b"\x55\xaa", 510
-"""Bytes that every disk with a partition table, MBR or GPT, has at this offset (UEFI specification, 5.2)."""
+"""On every disk with an MBR or GPT (UEFI specification, 5.2)."""
 
 _NO_DISKS = (".iso",)
-"""Suffixes of files that can begin like a disk but are not disks of VMs."""
+"""Files with these suffixes can begin like a disk."""
 
 _LINK_LOOP = "it is a symbolic link that cannot be followed: links lead in a circle, or there are too many of them"
 
@@ -47,9 +47,9 @@ _NARROWER = "Name folders (their subfolders are searched, too), or write narrowe
 
 
 class FileToSample(NamedTuple):
-    """A file that may be an image. ``format``: as declared by a VM's definition; None if none declares it.
+    """A file that may be an image. ``format``: as declared by a VM's definition, if any.
 
-    ``domain``: the libvirt domain that uses the file, and how; empty if none is known.
+    ``domain``: the libvirt domain that uses the file, and how.
     """
 
     path: str
@@ -58,9 +58,9 @@ class FileToSample(NamedTuple):
 
 
 class FileSearch:
-    """The files to sample, each once, even if it has several names, and those that are left out, each path once.
+    """The files to sample, each once, even if it has several names, and those left out.
 
-    ``ignored``: the number of files passed over because they do not look like images.
+    ``ignored``: how many files do not look like images.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class FileSearch:
         self._left_out: set[str] = set()
 
     def add(self, file: FileToSample) -> None:
-        """Add a file, unless its path is known already, or record why it is left out."""
+        """Add a file, or record why it is left out."""
         status = self._status(file.path)
         if status is None:
             return
@@ -85,9 +85,9 @@ class FileSearch:
             self._add_once(file._replace(path=path), identity_in(status))
 
     def add_path(self, path: str) -> None:
-        """Add a file, or the files in a folder or of a glob that look like images.
+        """Add a file, or those in a folder or of a glob that look like images.
 
-        :raises UsageError: no file is found, or a glob has too many matches.
+        :raises UsageError: nothing is found, or a glob has too many matches.
         """
         if os.path.isdir(path):
             self._add_folder(path)
@@ -105,7 +105,6 @@ class FileSearch:
                     self.add(FileToSample(match))
 
     def _add_closed_folders(self, pattern: str) -> bool:
-        """Record the folders that this user may not search for matches of a glob; return whether there are any."""
         closed = dict(_closed_folders(pattern))
         for folder, why in closed.items():
             self._leave_out(folder, Cause.UNREADABLE, f"the folder cannot be searched: {why}")
@@ -127,7 +126,6 @@ class FileSearch:
             yield from (os.path.join(place, name) for name in names if not name.endswith(own_files.ALL))
 
     def _is_wanted(self, path: str) -> bool:
-        """Return True if a file looks like an image; otherwise count it as ignored, unless it is a broken link."""
         if without_suffix(path) != path:
             return True
         if os.path.islink(path) and not os.path.exists(path):
@@ -161,7 +159,7 @@ class FileSearch:
 def find_files(paths: Iterable[str], more: Iterable[FileToSample] = ()) -> FileSearch:
     """Search ``paths`` (files, folders and globs), and add ``more``: the files that definitions name.
 
-    :raises UsageError: no file is found at a path or by a glob, or a glob has too many matches.
+    :raises UsageError: nothing is found for a path, or a glob has too many matches.
     """
     search = FileSearch()
     # First, so that a declared format counts even if the file is found again.
@@ -173,12 +171,11 @@ def find_files(paths: Iterable[str], more: Iterable[FileToSample] = ()) -> FileS
 
 
 def _absolute(path: str) -> str:
-    """Return an absolute path, in which only the last component may be a link."""
+    """Return an absolute path without links, except in its last component."""
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
 def _why_not_found(path: str, error: OSError | ValueError) -> str:
-    """Return why no file can be found at a path, as a clause that follows the path."""
     if not isinstance(error, OSError):
         return str(error)
     is_link = os.path.islink(path)
@@ -193,7 +190,7 @@ def _why_not_found(path: str, error: OSError | ValueError) -> str:
 
 
 def _closed_folders(pattern: str) -> Iterator[tuple[str, str]]:
-    """Yield the folders that this user may not search for matches of a glob, with the reason."""
+    """Yield the folders of a glob that this user may not search, with the reason."""
     parts = os.path.join(glob.escape(os.getcwd()), pattern).split("/")
     for at in range(1, len(parts)):
         is_listed = glob.has_magic(parts[at]) or parts[at - 1] == "**"
