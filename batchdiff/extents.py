@@ -104,7 +104,7 @@ def from_kinds(kinds: npt.NDArray[np.uint8], first: int = 0) -> Extents:
 
 
 def concatenate(parts: list[Extents]) -> Extents:
-    """Join extents that follow one another, and merge adjacent runs of one kind."""
+    """Join and merge extents that follow one another."""
     if not parts:
         return empty()
     first = np.concatenate([part.first for part in parts])
@@ -113,7 +113,7 @@ def concatenate(parts: list[Extents]) -> Extents:
 
 
 def fold(extents: Extents, factor: int) -> Extents:
-    """Return these extents in units ``factor`` (a power of two) times larger, each with the OR of its kinds."""
+    """Return these extents in units ``factor`` (a power of two) times larger, whose kinds are ORed."""
     if factor == 1 or len(extents) == 0:
         return extents
     first, end, kind = extents.first, extents.end, extents.kind
@@ -135,7 +135,7 @@ def fold(extents: Extents, factor: int) -> Extents:
 
 
 def _bits(factor: int) -> int:
-    """Return the number of bits to shift by: that is faster than a division."""
+    """Return the bits to shift by, which is faster than a division."""
     return factor.bit_length() - 1
 
 

@@ -1,4 +1,4 @@
-"""The probes of a guest, classified by metadata, so that only those whose content it leaves open are sampled.
+"""The probes of a guest, classified by metadata, so that only those that it leaves open are sampled.
 
 ::
 
@@ -52,10 +52,9 @@ class ProbeClass(enum.IntEnum):
 
 @frozen(eq=False)
 class Frame:
-    """The probes of a guest, as runs of one class: there may be a million probes, but usually few runs.
+    """The probes of a guest, as runs of one class.
 
-    ``probe_size`` in bytes; ``lengths``: the probes in each run; ``open_bytes``: the guest's data that metadata
-    does not settle.
+    ``probe_size`` in bytes; ``lengths`` in probes; ``open_bytes``: the guest's data that metadata does not settle.
     """
 
     probe_size: int
@@ -139,10 +138,7 @@ def _rests_on(guest: Image, template: Image) -> bool:
 
 
 def _classes(below: Pieces, there: Pieces, settled: Pieces, place: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
-    """Classify the probes in a range. ``place``: its start and end, and the size of a probe.
-
-    ``below``: the template's data; ``there``: the guest's, without the settled bytes.
-    """
+    """Classify the probes at a place: start, end, probe size. ``there``: the guest's data that is not settled."""
     is_settled = _touched(settled, place)
     is_open = _touched(there, place)
     may_differ = _touched(subtract(below, settled), place)

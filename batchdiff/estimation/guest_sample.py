@@ -1,4 +1,4 @@
-"""The sample of one guest, and estimates from it for the whole guest."""
+"""The sample of one guest, and estimates from it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from batchdiff.sampling.strata import Strata, doubled, first_strata
 Indices = npt.NDArray[np.int64]
 
 FIRST_PROBES = range(32, 128)
-"""The bounds of the number of probes to read first from a guest that has many. With 128, the error hardly ever
-exceeds a tenth of the open bytes."""
+"""The bounds of :func:`first_probes`. With 128, the error hardly ever exceeds a tenth of the open bytes."""
 
 _FIRST_OF_FLEET = 8192
 """The number of probes to read first from a fleet of 64 to 256 guests: its total needs fewer of each."""
@@ -37,7 +36,7 @@ class ClassSample:
 
     @property
     def count(self) -> int:
-        """The number of probes that were read."""
+        """The number of probes read."""
         return sum(len(indices) for indices, _ in self.parts)
 
     def pending(self) -> list[int]:
@@ -54,7 +53,7 @@ class ClassSample:
 
     @property
     def contents(self) -> ProbeContents:
-        """The contents of all probes read, in the order of their offsets; there must be at least one."""
+        """The contents of all probes read, by offset; there must be at least one."""
         if len(self.parts) > 1:
             indices = np.concatenate([indices for indices, _ in self.parts])
             order = np.argsort(indices)
@@ -79,10 +78,10 @@ class GuestSample:
     def __init__(
         self, frame: Frame, pricing: Pricing, allocated: int, random: np.random.Generator, first: int
     ) -> None:
-        """Draw about ``first`` probes of the open classes, divided in proportion to their sizes.
+        """Draw about ``first`` probes of the open classes.
 
-        These are ADDED and COMPARED, and CLEARED if ``pricing.stores_zeros``. Small classes are drawn whole, and
-        so may be CLEARED if it is not open.
+        These are ADDED and COMPARED, and CLEARED if ``pricing.stores_zeros``. Small ones are drawn whole, and so
+        may be CLEARED if it is not open.
         """
         self.frame, self.pricing, self.allocated = frame, pricing, allocated
         self.classes: dict[ProbeClass, ClassSample] = {}
@@ -132,12 +131,12 @@ class GuestSample:
         return {kind: self._sum(sample, sample.contents.prices) for kind, sample in self.classes.items()}
 
     def unshared_bytes(self) -> Interval:
-        """Return the sum of ``data_bytes``, less the bytes in blocks that the overlay will share."""
+        """Return the sum of ``data_bytes`` without those that the overlay will share."""
         found = {kind: sample.contents for kind, sample in self.classes.items()}
         return sum_of(self._sum(self.classes[kind], each.prices - each.shared) for kind, each in found.items())
 
     def tables(self, coverage: int) -> tuple[int, int]:
-        """Return the least and the greatest number of L2 tables to expect, each for ``coverage`` bytes."""
+        """Return the least and the greatest number of L2 tables, each for ``coverage`` bytes."""
         least, most = set[int](), set[int]()
         part = min(coverage, self.frame.probe_size)  # with clusters of 512 bytes, a probe needs several
         for kind in (ProbeClass.ADDED, ProbeClass.COMPARED, ProbeClass.CLEARED):
@@ -160,7 +159,7 @@ class GuestSample:
 
     @property
     def probes(self) -> int:
-        """The number of probes that were read with the present pricing."""
+        """The number of probes read with the present pricing."""
         return sum(each.count for each in self.classes.values())
 
     @property
@@ -180,13 +179,13 @@ class GuestSample:
             self.classes[kind] = ClassSample(first_strata(count, wanted, self._random))
 
     def _offsets(self, numbers: Indices, part: int) -> Indices:
-        """Return the offsets of the parts of ``part`` bytes: a row for each probe."""
+        """Return the offsets of the parts, a row for each probe."""
         size = self.frame.probe_size
         offsets: Indices = numbers[:, np.newaxis] * size + np.arange(0, size, part)
         return offsets
 
     def _sum(self, sample: ClassSample, prices: npt.NDArray[np.int64]) -> Interval:
-        """Return the sum for all probes of a class. ``prices``: those of the probes read."""
+        """Extrapolate the prices of the probes read to their class."""
         if sample.strata.is_complete:
             return exactly(float(prices.sum()))
         most, population = self.frame.probe_size, sample.strata.population
@@ -201,6 +200,6 @@ def bytes_to_read(kind: ProbeClass, count: int, frame: Frame) -> int:
 
 
 def _tables(offsets: npt.NDArray[np.int64], coverage: int) -> set[int]:
-    """Return the numbers of the L2 tables that map these ascending offsets."""
+    """Return the L2 tables that map ascending offsets."""
     numbers = offsets // coverage
     return set(numbers[np.concatenate([[True], numbers[1:] != numbers[:-1]])].tolist()) if len(numbers) else set()

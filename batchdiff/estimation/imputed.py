@@ -32,7 +32,7 @@ _AT_ONCE = 1 << 24
 class SampledClass(NamedTuple):
     """The sample of one class.
 
-    ``numbers``: all its probes, ascending; ``sizes``: how many of them each one that was read stands for;
+    ``numbers``: all its probes, ascending; ``sizes``: how many each one that was read stands for;
     ``kinds``, ``lengths``: as in :class:`~batchdiff.estimation.probe_reader.ProbeContents`.
     """
 
@@ -46,8 +46,8 @@ class SampledClass(NamedTuple):
 class Imputed:
     """The imputed content of a guest.
 
-    ``table``: the kinds of units, in the rows of ``SETTLED_ROWS``, then one for each probe that was read;
-    ``lengths``: compressed sizes, in the same rows; ``rows``: for each probe, its row in both.
+    ``table``, ``lengths``: the rows of ``SETTLED_ROWS``, then one for each probe that was read; ``rows``: for each
+    probe of the guest, its row in both.
     """
 
     table: KindsOfProbes
@@ -56,7 +56,7 @@ class Imputed:
 
     @property
     def similarity(self) -> Similarity:
-        """The similarity of the guest to the template."""
+        """The guest's similarity to the template."""
         count = np.bincount(self.rows, minlength=len(self.table))
         equal = int(count @ np.count_nonzero(self.table == Kind.SAME, axis=1)) * UNIT
         data = int(count @ np.count_nonzero(self.table == Kind.DATA, axis=1)) * UNIT
@@ -84,7 +84,7 @@ class Imputed:
 
 
 SETTLED_ROWS = {ProbeClass.ZEROS: Kind.SAME_ZERO, ProbeClass.SHARED: Kind.SAME, ProbeClass.CLEARED: Kind.ZERO}
-"""The first rows of a table: the kind that is imputed to all units of a class that is not sampled."""
+"""The first rows of a table: the kind imputed to each class that is not sampled."""
 
 
 def impute(frame: Frame, sampled: Iterable[SampledClass]) -> Imputed:

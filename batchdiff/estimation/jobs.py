@@ -1,4 +1,4 @@
-"""The jobs of an estimate, for workers.
+"""The jobs of an estimate.
 
 ::
 
@@ -46,7 +46,7 @@ from batchdiff.qcow2.layout import granules_to_write
 
 @frozen
 class SampledGuest:
-    """A guest to be sampled. ``probe_size`` in bytes; ``allocated``: the bytes that its own files take on disk."""
+    """A guest to be sampled. ``probe_size``, ``allocated`` (by its own files): in bytes."""
 
     record: PlannedImage
     probe_size: int
@@ -70,14 +70,14 @@ class Fleet:
     def open_template(self) -> Image:
         """Open the template.
 
-        :raises ImageError: it cannot be opened, or its files are others than before.
+        :raises ImageError: it cannot be opened, or consists of other files.
         """
         return open_same_files(self.template, self.files, self.observer)
 
     def open_guest(self, name: str) -> Image:
         """Open a guest.
 
-        :raises ImageError: it cannot be opened, or has changed since it was first opened.
+        :raises ImageError: it cannot be opened, or has changed.
         """
         return reopen(self.guests[name].record, self.observer)
 
@@ -91,7 +91,7 @@ class FrameResult(NamedTuple):
 
 @frozen
 class FrameJob:
-    """The search for the frames of guests; a task is a guest's name."""
+    """The search for frames; a task is a guest's name."""
 
     fleet: Fleet
 
@@ -173,11 +173,11 @@ class ProbeJob:
 
 
 class SizeResult(NamedTuple):
-    """The prediction of a plan for a guest with its imputed content.
+    """The prediction for a guest with its imputed content.
 
     ``taken``: with the rule WRITTEN, the bytes on disk that the prediction includes for the overlay's data.
-    ``tables``: the overlay's, as of :func:`table_coverage`. ``threshold``: the least savings, in bytes, for which
-    a plan converts the guest.
+    ``tables``: the overlay's, as of :func:`table_coverage`. ``threshold``: the least savings, in bytes, to convert
+    the guest.
     """
 
     plan: GuestPlan
@@ -188,7 +188,7 @@ class SizeResult(NamedTuple):
 
 @frozen
 class SizeJob:
-    """The prediction of sizes and savings by the planner's own code; a task is a guest's name."""
+    """The prediction of sizes and savings; a task is a guest's name."""
 
     candidates: Mapping[str, Candidate]
     samples: Mapping[str, GuestSample]

@@ -42,7 +42,7 @@ def plan_reads_less(sampled: int, left: int, whole: int, *, exact: bool = False)
     """Return True if it is better to read the ``whole`` bytes of a plan than further samples.
 
     ``sampled``: the bytes of all samples after the next round; ``left``: those that would complete all samples.
-    ``exact``: no error is accepted. Otherwise, sampling may continue up to two thirds of ``whole``: one more round
-    is usually enough, and a plan reads the sampled bytes again.
+    ``exact``: no error is accepted. Otherwise, one more round is usually enough, and a plan would read the sampled
+    bytes again.
     """
     return left > whole and (exact or 3 * sampled > 2 * whole)

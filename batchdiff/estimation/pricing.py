@@ -30,7 +30,7 @@ from batchdiff.qcow2.geometry import CompressionType, Geometry
 from batchdiff.units import KIB
 
 KindsOfProbes = npt.NDArray[np.uint8]
-"""The :class:`Kind` of each unit of 4 KiB, in an array of shape (probes, units)."""
+"""The :class:`Kind` of each unit of 4 KiB, of shape (probes, units)."""
 
 _LEAST_PROBE = 64 * KIB
 """The smallest probe: 4 KiB would take a disk nearly as long to read, and show less."""
@@ -39,7 +39,7 @@ _PROBE_OF_ANY_GEOMETRY = 256 * KIB
 """The smallest probe before the cluster size is chosen."""
 
 _MOST_PROBES = 1 << 21
-"""The number of probes above which larger ones are used, if possible: arrays have an entry for each."""
+"""The number of probes above which larger ones are used, if possible, to save memory."""
 
 
 _QED_ENTRY = 8
@@ -56,7 +56,7 @@ class PriceRule(enum.Enum):
 
 
 class OverlayPlace(NamedTuple):
-    """The filesystem of an overlay: its allocation unit in bytes, and whether the guest is on it, too."""
+    """The filesystem of an overlay: its allocation unit in bytes, and whether the guest is on it."""
 
     unit: int
     is_same: bool
@@ -93,7 +93,7 @@ class Pricing:
 
     @property
     def compresses(self) -> bool:
-        """True if prices are compressed sizes."""
+        """True if the prices are compressed sizes."""
         return self.rule is PriceRule.COMPRESSED
 
 
@@ -110,7 +110,7 @@ def overlay_place(entry: GuestEntry, image: Image) -> OverlayPlace:
 
 
 def table_coverage(options: OverlayOptions, geometry: Geometry, unit: int) -> tuple[int, int]:
-    """Return the bytes that an L2 table maps, and those that it takes. ``unit``: the allocation unit in bytes.
+    """Return the bytes that an L2 table maps, and those that it takes.
 
     Most of a QED overlay's tables are holes, so there each allocation unit of a table counts for itself.
     """
@@ -120,12 +120,12 @@ def table_coverage(options: OverlayOptions, geometry: Geometry, unit: int) -> tu
 
 
 def is_to_be_chosen(entry: GuestEntry) -> bool:
-    """Return True if the cluster size or the kind of L2 entries is ``auto``."""
+    """Return True if an overlay's cluster size or kind of L2 entries is ``auto``."""
     return entry.gets_overlay and (entry.options.cluster_size is None or entry.options.extended_l2 is None)
 
 
 def pricing_of(entry: GuestEntry, geometry: Geometry | None, place: OverlayPlace) -> Pricing:
-    """Return the pricing of a guest. ``geometry``: see :class:`Pricing`."""
+    """Return the pricing of a guest."""
     options = entry.options
     if not entry.gets_overlay:
         return Pricing(PriceRule.EQUAL, None, place.unit)
@@ -144,17 +144,14 @@ def pricing_of(entry: GuestEntry, geometry: Geometry | None, place: OverlayPlace
 
 
 def probe_size(options: OverlayOptions, unit: int, virtual_size: int, most: int) -> int:
-    """Return the bytes of a probe, a power of two. ``unit``: the overlay's allocation unit.
-
-    ``most``: the upper limit, also a power of two.
-    """
+    """Return the bytes of a probe. ``most``: their upper limit; both are powers of two."""
     least = _PROBE_OF_ANY_GEOMETRY if options.cluster_size is None else max(_LEAST_PROBE, options.cluster_size)
     size = 1 << (max(least, unit, virtual_size // _MOST_PROBES) - 1).bit_length()
     return min(size, most)
 
 
 def folded(kinds: KindsOfProbes, resolution: int) -> KindsOfProbes:
-    """Return the kinds of the parts of ``resolution`` bytes: the OR of the kinds of their units."""
+    """Return the kinds of parts of ``resolution`` bytes: the ORed kinds of their units."""
     factor = resolution // UNIT
     if factor == 1:
         return kinds
@@ -163,7 +160,7 @@ def folded(kinds: KindsOfProbes, resolution: int) -> KindsOfProbes:
 
 
 def data_parts(kinds: KindsOfProbes, resolution: int, geometry: Geometry | None) -> npt.NDArray[np.bool_]:
-    """Return, for each part of ``resolution`` bytes of each probe, if an overlay stores it as data."""
+    """Flag the parts of ``resolution`` bytes that an overlay stores as data."""
     parts = folded(kinds, resolution)
     found: npt.NDArray[np.bool_] = parts == Kind.DATA
     if geometry is not None and not geometry.zero_flag:  # version 2 has no zero clusters

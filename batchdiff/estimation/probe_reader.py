@@ -29,9 +29,9 @@ _WORDS_OF_UNIT = UNIT // np.dtype(np.uint64).itemsize
 class ProbeContents:
     """The contents of some probes.
 
-    ``read``: the bytes read for each probe, from both images. ``shared``: the part of each price in
-    blocks that the overlay will share. ``lengths``, of shape (probes, clusters): the compressed sizes, 0 if a
-    cluster is stored uncompressed or not at all; without columns unless the rule is COMPRESSED.
+    ``read``: the bytes from both images. ``shared``: the part of each price that the overlay will share.
+    ``lengths``, of shape (probes, clusters): the compressed sizes, 0 if a cluster is stored uncompressed or not at
+    all; without columns unless the rule is COMPRESSED.
     """
 
     kinds: KindsOfProbes
@@ -107,7 +107,6 @@ class ProbeReader:
         return np.flatnonzero(data_parts(kinds[np.newaxis], self._part, self._pricing.geometry))
 
     def _compressed(self, data: memoryview, kinds: npt.NDArray[np.uint8]) -> tuple[int, npt.NDArray[np.int32]]:
-        """Return the price and the lengths of a probe: see :class:`ProbeContents`."""
         size, pricing = self._part, self._pricing
         lengths, total = np.zeros(self._size // size, dtype=np.int32), 0
         for number in self._data_parts(kinds).tolist():
@@ -135,7 +134,7 @@ class ProbeReader:
         return int((runs[1] - runs[0]).sum() - (shared[1] - shared[0]).sum())
 
     def _written(self, segments: list[Segment], kinds: npt.NDArray[np.uint8], rule: WriteRule) -> tuple[int, int]:
-        """Return the price and the shared bytes of a probe: see :class:`ProbeContents`."""
+        """Return the price and the shared bytes of a probe."""
         parts = self._data_parts(kinds)
         if not len(parts):
             return 0, 0

@@ -36,7 +36,7 @@ class Sampler:
         jobs: int,
         progress: Callable[[int, int], None],
     ) -> None:
-        """Take the open template. ``exported``: the guests that QEMU must export. ``jobs``: the most workers."""
+        """``exported``: the guests that QEMU must export. ``jobs``: the most workers."""
         self._template, self._fleet, self._jobs, self._progress = template, fleet, jobs, progress
         self._exported = exported
         self.done = 0
@@ -45,7 +45,7 @@ class Sampler:
     def frames(self) -> dict[str, Frame | ImageError]:
         """Return the frame of each guest, or the error that prevented it.
 
-        :raises ImageError: the template cannot be opened.
+        :raises ImageError: the template cannot be opened or exported.
         :raises WorkerError: a worker failed.
         """
         tasks = {name: [name] for name in self._fleet.guests}
@@ -84,7 +84,7 @@ class Sampler:
         return bytes_to_read(task.kind, len(task.indices), samples[task.name].frame)
 
     def _results(self, job: Job[Task, Result], tasks: Mapping[str, Sequence[Task]]) -> Iterator[Result]:
-        """Yield the results of all tasks; guests that need an export come last, in batches."""
+        """Run all tasks; guests that need an export come last, in batches."""
         exported = [name for name in tasks if name in self._exported]
         plain = [name for name in tasks if name not in self._exported]
         batches = [plain, *(exported[at : at + _EXPORTS] for at in range(0, len(exported), _EXPORTS))]

@@ -35,7 +35,7 @@ _CHOICE = 0.01
 """The share by which the overlay that ``auto`` chooses may be larger than the smallest one."""
 
 _SLACK_UNITS = 2
-"""The allocation units by which an estimate may be wrong, apart from its data and L2 tables."""
+"""The allocation units by which an estimate may be wrong in any case."""
 
 
 @frozen
@@ -108,8 +108,8 @@ class Sizes:
 class _Doubt:
     """The bytes by which an overlay may be smaller or larger, apart from its data.
 
-    ``per_byte``: the bytes that each byte of data adds: itself, and its part of the refcounts.
-    ``is_of_plan``: a plan has the same doubt.
+    ``per_byte``: what each byte of data adds, with its part of the refcounts. ``is_of_plan``: a plan has the same
+    doubt.
     """
 
     below: float
@@ -119,7 +119,7 @@ class _Doubt:
 
     @classmethod
     def of(cls, candidate: Candidate, diff: Diff, sample: GuestSample, tables: int) -> _Doubt:
-        """Return the doubt about an overlay. ``tables``: how many it has with the imputed content."""
+        """Return the doubt about an overlay. ``tables``: its estimated number."""
         geometry, savings = diff.geometry, diff.savings
         coverage, size = table_coverage(candidate.entry.options, geometry, savings.allocation_unit)
         least, most = sample.tables(coverage)
@@ -133,7 +133,6 @@ class _Doubt:
         return cls(below + more + chosen, above + more + chosen, per_byte)
 
     def around(self, size: float, data: Interval) -> Interval:
-        """Return the interval of an overlay's estimated ``size``."""
         below, above = data.estimate - data.low, data.high - data.estimate
         low = size - below * self.per_byte - self.below
         return Interval(size, max(low, min(size, 0.0)), size + above * self.per_byte + self.above)
