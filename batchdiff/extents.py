@@ -1,6 +1,6 @@
 """Run-length extents over units of an image, and their algebra.
 
-A diff gives every unit two bits, so that folding to a larger unit is a plain OR::
+A diff gives every unit two bits, so that folding is a plain OR::
 
     bit 0  DIFFERS   guest and template differ here
     bit 1  NONZERO   the guest does not read as zeros here
@@ -11,7 +11,7 @@ A diff gives every unit two bits, so that folding to a larger unit is a plain OR
     folded to 16 KiB   |  ZERO   |  DATA   |  SAME   |  DATA   |
 
 A cluster that differs only where the guest has zeros can be a zero cluster if all of it reads as zeros. Otherwise,
-its bytes that equal the template's must be written, too, so it counts as DATA.
+its bytes that equal the template's must be written, too: it is DATA.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Kind(enum.IntEnum):
 
 @frozen(eq=False)
 class Extents:
-    """Runs of units: sorted, disjoint, merged. ``first``, ``count``: in units; ``kind``: values of :class:`Kind`.
+    """Runs of units: sorted, disjoint, merged. ``kind``: values of :class:`Kind`.
 
     A unit outside all runs is ``SAME_ZERO``, was not scanned, or is of a kind that was left out.
     """
@@ -63,11 +63,11 @@ class Extents:
         return self.first + self.count
 
     def units(self, kind: Kind) -> int:
-        """Return the number of units in runs of one kind."""
+        """Count the units of one kind."""
         return int(self.count[self.kind == kind].sum())
 
     def pairs(self, kind: Kind) -> npt.NDArray[np.int64]:
-        """Return the runs of one kind as an array of shape (runs, 2): first unit, number of units."""
+        """Return the runs of one kind, of shape (runs, 2): first unit, number of units."""
         chosen = self.kind == kind
         return np.stack([self.first[chosen], self.count[chosen]], axis=1)
 
@@ -78,13 +78,13 @@ def empty() -> Extents:
 
 
 def from_runs(runs: Iterable[tuple[int, int, int]]) -> Extents:
-    """Return the extents of sorted, disjoint runs ``(first, count, kind)``; merge adjacent runs of one kind."""
+    """Return the extents of sorted, disjoint runs ``(first, count, kind)``; merge adjacent ones of one kind."""
     table = np.array(list(runs), dtype=np.int64).reshape(-1, 3)
     return _merged(table[:, 0], table[:, 0] + table[:, 1], table[:, 2].astype(np.uint8))
 
 
 def from_pairs(data: npt.NDArray[np.int64], zero: npt.NDArray[np.int64]) -> Extents:
-    """Return the extents of the ``data`` and ``zero`` lists of a plan: arrays of shape (runs, 2)."""
+    """Return the extents of a plan's lists, of shape (runs, 2)."""
     first = np.concatenate([data[:, 0], zero[:, 0]])
     count = np.concatenate([data[:, 1], zero[:, 1]])
     kind = np.repeat(np.array([Kind.DATA, Kind.ZERO], dtype=np.uint8), [len(data), len(zero)])
@@ -93,7 +93,7 @@ def from_pairs(data: npt.NDArray[np.int64], zero: npt.NDArray[np.int64]) -> Exte
 
 
 def from_kinds(kinds: npt.NDArray[np.uint8], first: int = 0) -> Extents:
-    """Return the extents of units with these kinds. ``first``: the number of the first unit."""
+    """Return the extents of consecutive units, from unit ``first``."""
     if len(kinds) == 0:
         return empty()
     starts = np.flatnonzero(np.concatenate([[True], kinds[1:] != kinds[:-1]]))
@@ -104,7 +104,7 @@ def from_kinds(kinds: npt.NDArray[np.uint8], first: int = 0) -> Extents:
 
 
 def concatenate(parts: list[Extents]) -> Extents:
-    """Join extents that follow one another, and merge adjacent runs of one kind."""
+    """Join and merge extents that follow one another."""
     if not parts:
         return empty()
     first = np.concatenate([part.first for part in parts])
@@ -113,18 +113,14 @@ def concatenate(parts: list[Extents]) -> Extents:
 
 
 def fold(extents: Extents, factor: int) -> Extents:
-    """Return these extents in units ``factor`` (a power of two) times larger: each has the OR of its parts' kinds.
-
-    Several runs can share a large unit that each covers only in part, so their kinds are ORed. A completely
-    covered unit belongs to one run alone.
-    """
+    """Return these extents in units ``factor`` (a power of two) times larger, whose kinds are ORed."""
     if factor == 1 or len(extents) == 0:
         return extents
     first, end, kind = extents.first, extents.end, extents.kind
     bits = _bits(factor)
-    # Completely covered units: from inner_first to before inner_end.
+    # Units that one run covers completely: from inner_first to before inner_end.
     inner_first, inner_end = -(-first >> bits), end >> bits
-    # Partly covered units, at either end of a run.
+    # Partly covered units, at either end of a run: several runs can share one.
     head, tail = first >> bits, (end - 1) >> bits
     head_cut, tail_cut = head < inner_first, tail >= inner_end
     edge_unit = np.concatenate([head[head_cut], tail[tail_cut]])
@@ -139,12 +135,12 @@ def fold(extents: Extents, factor: int) -> Extents:
 
 
 def _bits(factor: int) -> int:
-    """Return the number of bits to shift by: a shift takes a seventh of the time of a division."""
+    """Return the bits to shift by, which is faster than a division."""
     return factor.bit_length() - 1
 
 
 def count_touched(extents: Extents, factor: int) -> int:
-    """Return the number of units ``factor`` (a power of two) times larger that the runs touch."""
+    """Count the units ``factor`` (a power of two) times larger that the runs touch."""
     bits = _bits(factor)
     first, last = extents.first >> bits, (extents.end - 1) >> bits
     # Runs are sorted and disjoint, so a run shares at most its first large unit with the run before it.
@@ -152,14 +148,14 @@ def count_touched(extents: Extents, factor: int) -> int:
 
 
 def split(extents: Extents, factor: int, limit: int) -> Extents:
-    """Return these extents in units ``factor`` times smaller, cut off at ``limit`` small units."""
+    """Return these extents in units ``factor`` times smaller, before small unit ``limit``."""
     first, end = extents.first * factor, np.minimum(extents.end * factor, limit)
     kept = first < end
     return Extents(first[kept], (end - first)[kept], extents.kind[kept])
 
 
 def only(extents: Extents, *kinds: Kind) -> Extents:
-    """Return the runs of the given kinds."""
+    """Return the runs of these kinds."""
     wanted = np.zeros(len(Kind), dtype=np.bool_)
     wanted[list(kinds)] = True
     kept = wanted[extents.kind]
@@ -167,12 +163,12 @@ def only(extents: Extents, *kinds: Kind) -> Extents:
 
 
 def of_one_kind(extents: Extents, kind: Kind) -> Extents:
-    """Return these extents with ``kind`` for every run, and merge adjacent runs."""
+    """Give every run this kind, and merge adjacent runs."""
     return _merged(extents.first, extents.end, np.full_like(extents.kind, kind))
 
 
 def numbers(extents: Extents, factor: int = 1) -> npt.NDArray[np.int64]:
-    """Return the numbers of the units ``factor`` times larger that the runs touch, sorted and distinct."""
+    """Return the units ``factor`` times larger that the runs touch, sorted and distinct."""
     first, last = extents.first // factor, (extents.end - 1) // factor
     count = last - first + 1
     begin = np.repeat(first - np.concatenate([[0], np.cumsum(count)[:-1]]), count)
@@ -181,7 +177,7 @@ def numbers(extents: Extents, factor: int = 1) -> npt.NDArray[np.int64]:
 
 def distinct(ascending: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return the values of a sorted array, each once."""
-    # Not numpy.unique: what it imports takes longer to load than a small plan takes to make.
+    # Not numpy.unique: its imports take longer to load than a small plan takes to make.
     return ascending[np.concatenate([[True], ascending[1:] != ascending[:-1]])] if len(ascending) else ascending
 
 
@@ -206,7 +202,7 @@ def _merged(first: npt.NDArray[np.int64], end: npt.NDArray[np.int64], kind: npt.
 
 
 def extents_between(extents: Extents, first: int, end: int) -> Extents:
-    """Return the parts of the runs from unit ``first`` to before unit ``end``."""
+    """Return the parts of the runs from unit ``first`` to before ``end``."""
     begin, stop = np.maximum(extents.first, first), np.minimum(extents.end, end)
     kept = begin < stop
     return Extents(begin[kept], (stop - begin)[kept], extents.kind[kept])

@@ -1,4 +1,4 @@
-"""The probes of a guest, classified by metadata, so that only those whose content it leaves open are sampled.
+"""The probes of a guest, classified by metadata, so that only those that it leaves open are sampled.
 
 ::
 
@@ -7,8 +7,7 @@
     class       |COMPARED| ADDED |CLEARED|SHARED | ZEROS |      only the first two must be sampled, and CLEARED
                                                                 if an overlay stores zeros as data
 
-Each class is sampled by itself, because its probes resemble each other: usually, nearly all ADDED ones must be
-written, and few COMPARED ones.
+Each class is sampled by itself, because its probes resemble each other.
 """
 
 from __future__ import annotations
@@ -37,26 +36,25 @@ Pieces = list[tuple[int, int]]
 
 
 class ProbeClass(enum.IntEnum):
-    """The kind of a probe, by what metadata shows of template and guest."""
+    """The kind of a probe, as metadata shows it."""
 
     ZEROS = 0
     """Zeros in both."""
     SHARED = 1
-    """The template's own bytes, in its files or in blocks that both share; any other bytes are zeros in both."""
+    """The template's own bytes; any others are zeros in both."""
     CLEARED = 2
     """Zeros in the guest where the template may have data."""
     ADDED = 3
     """Data in the guest where the template has zeros."""
     COMPARED = 4
-    """Data in both; or a part that is the template's own, and a rest that is not zeros in both."""
+    """Data in both; or a part that is the template's own, and others that are not zeros in both."""
 
 
 @frozen(eq=False)
 class Frame:
-    """The probes of a guest, as runs of one class: there may be a million probes, but usually few runs.
+    """The probes of a guest, as runs of one class.
 
-    ``probe_size`` in bytes; ``lengths``: the number of probes in each run; ``kinds``: its class. ``open_bytes``:
-    the bytes of the guest's data that metadata does not settle.
+    ``probe_size`` in bytes; ``lengths`` in probes; ``open_bytes``: the guest's data that metadata does not settle.
     """
 
     probe_size: int
@@ -70,26 +68,26 @@ class Frame:
         return np.repeat(self.kinds, self.lengths)
 
     def numbers(self, kind: ProbeClass) -> npt.NDArray[np.int64]:
-        """Return the numbers of the probes of a class, ascending."""
+        """Return the numbers of a class's probes, ascending."""
         return np.flatnonzero(self.classes == kind)
 
     def count(self, kind: ProbeClass) -> int:
-        """Return the number of probes of a class."""
+        """Count the probes of a class."""
         return int(self.lengths[self.kinds == kind].sum())
 
 
 def joined(probe_size: int, classes: npt.NDArray[np.uint8], open_bytes: int = 0) -> Frame:
-    """Return the frame of probes with these classes; ``classes`` must not be empty."""
+    """Return the frame of probes with these classes, which must not be empty."""
     starts = np.flatnonzero(np.concatenate([[True], classes[1:] != classes[:-1]]))
     return Frame(probe_size, np.diff(np.append(starts, len(classes))), classes[starts], open_bytes)
 
 
 def frame_of(template: Image, guest: Image, probe_size: int, *, sharing: bool) -> Frame:
-    """Return the frame of a guest with probes of ``probe_size`` bytes: a power of two, and at most ``RANGE``.
+    """Return the frame of a guest. ``probe_size``: a power of two, at most ``RANGE``.
 
     ``sharing``: the template shares blocks with other files, perhaps with the guest.
 
-    :raises ImageError: an image cannot be read, its tables are damaged, or a filesystem reports an error.
+    :raises ImageError: an image cannot be read.
     """
     settled = _Settled(template, guest, sharing=sharing)
     classes, open_bytes = np.zeros(ceil_div(guest.virtual_size, probe_size), dtype=np.uint8), 0
@@ -123,7 +121,6 @@ class _Settled:
             self._runs = common.runs.get("")
 
     def bytes_in(self, ours: list[Segment], theirs: list[Segment]) -> Pieces:
-        """Return the settled pieces that overlap a range, given the segments of template and guest in it."""
         if not theirs:
             return []
         if self._is_thin:
@@ -136,16 +133,12 @@ class _Settled:
 
 
 def _rests_on(guest: Image, template: Image) -> bool:
-    """Return True if the chain below a guest is the template's chain, with the same fingerprints."""
     below = (replace(template.source, backing=()), *template.source.backing)
     return guest.source.backing == below and guest.fingerprints()[1:] == template.fingerprints()
 
 
 def _classes(below: Pieces, there: Pieces, settled: Pieces, place: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
-    """Return the classes of the probes in a range. ``place``: its start and end, and the size of a probe.
-
-    ``below``: the template's data; ``there``: the guest's, without the settled bytes.
-    """
+    """Classify the probes at a place: start, end, probe size. ``there``: the guest's data that is not settled."""
     is_settled = _touched(settled, place)
     is_open = _touched(there, place)
     may_differ = _touched(subtract(below, settled), place)
@@ -160,7 +153,6 @@ def _classes(below: Pieces, there: Pieces, settled: Pieces, place: tuple[int, in
 
 
 def _touched(pieces: Iterable[tuple[int, int]], place: tuple[int, int, int]) -> Flags:
-    """Return a flag for each probe of a range: True if a piece (start, end) overlaps the probe."""
     start, end, probe_size = place
     count = ceil_div(end - start, probe_size)
     table = np.array(list(pieces), dtype=np.int64).reshape(-1, 2).clip(start, end)

@@ -1,4 +1,4 @@
-"""The sample of one guest, and estimates from it for the whole guest."""
+"""The sample of one guest, and estimates from it."""
 
 from __future__ import annotations
 
@@ -19,32 +19,28 @@ from batchdiff.sampling.strata import Strata, doubled, first_strata
 Indices = npt.NDArray[np.int64]
 
 FIRST_PROBES = range(32, 128)
-"""The least and the greatest number of probes to read first from a guest that has many. With 128, usually 8 MiB,
-the error hardly ever exceeds a tenth of the open bytes."""
+"""The bounds of :func:`first_probes`. With 128, the error hardly ever exceeds a tenth of the open bytes."""
 
 _FIRST_OF_FLEET = 8192
-"""The number of probes to read first from a fleet of 64 to 256 guests: their total needs fewer probes of each."""
+"""The number of probes to read first from a fleet of 64 to 256 guests: its total needs fewer of each."""
 
 _LEAST_OF_CLASS = 16
 
 
 @dataclass(slots=True)
 class ClassSample:
-    """The sample of one class. A probe is identified by its index among all probes of the class.
-
-    ``parts``: the contents that were read, each with the indices of its probes.
-    """
+    """The sample of one class. An index is that of a probe among all probes of the class."""
 
     strata: Strata
     parts: list[tuple[Indices, ProbeContents]] = field(default_factory=list)
 
     @property
     def count(self) -> int:
-        """The number of probes that were read."""
+        """The number of probes read."""
         return sum(len(indices) for indices, _ in self.parts)
 
     def pending(self) -> list[int]:
-        """Return the indices of the drawn probes that are still to be read."""
+        """Return the indices of the drawn probes still to be read."""
         drawn = self.strata.drawn
         for indices, _ in self.parts:
             drawn = drawn[~np.isin(drawn, indices)]
@@ -52,12 +48,12 @@ class ClassSample:
         return left
 
     def add(self, indices: list[int], contents: ProbeContents) -> None:
-        """Record the contents of the probes with these indices."""
+        """Record the contents of probes."""
         self.parts.append((np.array(indices, dtype=np.int64), contents))
 
     @property
     def contents(self) -> ProbeContents:
-        """The contents of all probes that were read, in the order of their offsets; at least one must be read."""
+        """The contents of all probes read, by offset; there must be at least one."""
         if len(self.parts) > 1:
             indices = np.concatenate([indices for indices, _ in self.parts])
             order = np.argsort(indices)
@@ -72,7 +68,7 @@ class ClassSample:
 
 
 def first_probes(guests: int) -> int:
-    """Return the number of probes to read first from each guest of a fleet, if the guest has many."""
+    """Return the number of probes to read first from each guest that has many."""
     return min(max(_FIRST_OF_FLEET // max(guests, 1), FIRST_PROBES.start), FIRST_PROBES.stop)
 
 
@@ -82,11 +78,10 @@ class GuestSample:
     def __init__(
         self, frame: Frame, pricing: Pricing, allocated: int, random: np.random.Generator, first: int
     ) -> None:
-        """Draw about ``first`` probes of the open classes, divided in proportion to their sizes.
+        """Draw about ``first`` probes of the open classes.
 
-        These are ADDED and COMPARED, and CLEARED if ``pricing.stores_zeros``. The share of a class is at least 16,
-        and a class with at most twice its share is drawn whole. All open classes are drawn whole if together they
-        have at most twice ``first`` probes; so is CLEARED, even if it is not open, if all three have.
+        These are ADDED and COMPARED, and CLEARED if ``pricing.stores_zeros``. Small ones are drawn whole, and so
+        may be CLEARED if it is not open.
         """
         self.frame, self.pricing, self.allocated = frame, pricing, allocated
         self.classes: dict[ProbeClass, ClassSample] = {}
@@ -102,12 +97,12 @@ class GuestSample:
 
     @property
     def is_complete(self) -> bool:
-        """True if all probes of the open classes are drawn."""
+        """True if all open classes are drawn whole."""
         return all(each.strata.is_complete for each in self.classes.values())
 
     @property
     def leaves_cleared(self) -> bool:
-        """True if there are CLEARED probes, and they are not drawn."""
+        """True if there are CLEARED probes, and none is drawn."""
         return ProbeClass.CLEARED not in self.classes and self.frame.count(ProbeClass.CLEARED) > 0
 
     def read_cleared(self) -> None:
@@ -115,7 +110,7 @@ class GuestSample:
         self._draw(ProbeClass.CLEARED, self.frame.count(ProbeClass.CLEARED))
 
     def pending(self) -> Iterator[tuple[ProbeClass, list[int]]]:
-        """Yield each class with drawn probes still to be read, and the indices of these probes."""
+        """Yield each class with drawn probes still to be read, and their indices."""
         for kind, sample in self.classes.items():
             if indices := sample.pending():
                 yield kind, indices
@@ -127,7 +122,7 @@ class GuestSample:
             sample.parts.clear()
 
     def double(self, kind: ProbeClass) -> None:
-        """Draw about as many further probes of a class as have been drawn already, or all that are left."""
+        """Draw about as many further probes of a class as before, or all that are left."""
         sample = self.classes[kind]
         sample.strata = doubled(sample.strata, self._random)
 
@@ -136,14 +131,14 @@ class GuestSample:
         return {kind: self._sum(sample, sample.contents.prices) for kind, sample in self.classes.items()}
 
     def unshared_bytes(self) -> Interval:
-        """Return the sum of ``data_bytes``, less the bytes in blocks that the overlay will share."""
+        """Return the sum of ``data_bytes`` without those that the overlay will share."""
         found = {kind: sample.contents for kind, sample in self.classes.items()}
         return sum_of(self._sum(self.classes[kind], each.prices - each.shared) for kind, each in found.items())
 
     def tables(self, coverage: int) -> tuple[int, int]:
-        """Return the least and the greatest number of L2 tables to expect, each for ``coverage`` bytes."""
+        """Return the least and the greatest number of L2 tables, each for ``coverage`` bytes."""
         least, most = set[int](), set[int]()
-        part = min(coverage, self.frame.probe_size)  # with clusters of 512 bytes, a probe needs two tables
+        part = min(coverage, self.frame.probe_size)  # with clusters of 512 bytes, a probe needs several
         for kind in (ProbeClass.ADDED, ProbeClass.COMPARED, ProbeClass.CLEARED):
             numbers, sample = self.frame.numbers(kind), self.classes.get(kind)
             if sample is not None:
@@ -154,7 +149,7 @@ class GuestSample:
         return len(least), len(least | most)
 
     def imputed(self) -> Imputed:
-        """Return the content of the whole guest that its sample suggests."""
+        """Return the whole guest's content, as its sample suggests."""
         sampled = []
         for kind, sample in self.classes.items():
             found = sample.contents
@@ -164,18 +159,18 @@ class GuestSample:
 
     @property
     def probes(self) -> int:
-        """The number of probes that were read with the present pricing."""
+        """The number of probes read with the present pricing."""
         return sum(each.count for each in self.classes.values())
 
     @property
     def read_bytes(self) -> int:
-        """The bytes that were read from the guest and the template, including those for earlier pricings."""
+        """The bytes read from guest and template, including those for earlier pricings."""
         parts = [contents for each in self.classes.values() for _, contents in each.parts]
         return self._read_before + sum(int(contents.read.sum()) for contents in parts)
 
     @property
     def bytes_left(self) -> int:
-        """The bytes of all probes of the sampled classes that have not been read."""
+        """The most bytes to read to complete the sampled classes."""
         left = {kind: each.strata.population - each.count for kind, each in self.classes.items()}
         return sum(bytes_to_read(kind, count, self.frame) for kind, count in left.items())
 
@@ -184,13 +179,13 @@ class GuestSample:
             self.classes[kind] = ClassSample(first_strata(count, wanted, self._random))
 
     def _offsets(self, numbers: Indices, part: int) -> Indices:
-        """Return the offsets of the parts of ``part`` bytes of the probes with these numbers: a row for each."""
+        """Return the offsets of the parts, a row for each probe."""
         size = self.frame.probe_size
         offsets: Indices = numbers[:, np.newaxis] * size + np.arange(0, size, part)
         return offsets
 
     def _sum(self, sample: ClassSample, prices: npt.NDArray[np.int64]) -> Interval:
-        """Return the sum of the prices of all probes of a class. ``prices``: those of the probes read."""
+        """Extrapolate the prices of the probes read to their class."""
         if sample.strata.is_complete:
             return exactly(float(prices.sum()))
         most, population = self.frame.probe_size, sample.strata.population
@@ -200,11 +195,11 @@ class GuestSample:
 
 
 def bytes_to_read(kind: ProbeClass, count: int, frame: Frame) -> int:
-    """Return the most bytes to read for ``count`` probes of a class; only COMPARED ones need both images."""
+    """Return the most bytes to read for ``count`` probes; only COMPARED ones need both images."""
     return count * frame.probe_size * (2 if kind is ProbeClass.COMPARED else 1)
 
 
 def _tables(offsets: npt.NDArray[np.int64], coverage: int) -> set[int]:
-    """Return the numbers of the L2 tables, each for ``coverage`` bytes, that map these ascending offsets."""
+    """Return the L2 tables that map ascending offsets."""
     numbers = offsets // coverage
     return set(numbers[np.concatenate([[True], numbers[1:] != numbers[:-1]])].tolist()) if len(numbers) else set()

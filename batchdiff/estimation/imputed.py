@@ -6,8 +6,7 @@
     read         x               x                x
     imputed   |a a a a a a a |b b b b b b b |c c c c c c c |      and metadata settles all other probes
 
-An overlay with this content has the expected number of data clusters, and about that of tables. So a plan's own
-code can predict the overlay's size, whatever its format and options.
+So a plan's own code can predict the overlay's size, whatever its format and options.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ from batchdiff.planning.scan.compare import UNIT
 from batchdiff.planning.sizes.compressed_estimate import Sample
 
 _AT_ONCE = 1 << 24
-"""Units that are expanded at a time; their kinds take 16 MiB of memory."""
+"""Units to expand at a time: their kinds take a byte each."""
 
 
 class SampledClass(NamedTuple):
-    """The sample of one class of probes.
+    """The sample of one class.
 
-    ``numbers``: those of all probes of the class, ascending; ``sizes``: how many probes each one that was read
-    stands for; ``kinds``, ``lengths``: as in :class:`~batchdiff.estimation.probe_reader.ProbeContents`.
+    ``numbers``: all its probes, ascending; ``sizes``: how many each one that was read stands for;
+    ``kinds``, ``lengths``: as in :class:`~batchdiff.estimation.probe_reader.ProbeContents`.
     """
 
     numbers: npt.NDArray[np.int64]
@@ -47,8 +46,8 @@ class SampledClass(NamedTuple):
 class Imputed:
     """The imputed content of a guest.
 
-    ``table``: the kinds of units, with the rows of ``SETTLED_ROWS``, then one for each probe that was read;
-    ``lengths``: the stored bytes of clusters, with the same rows. ``rows``: for each probe, its row in both.
+    ``table``, ``lengths``: the rows of ``SETTLED_ROWS``, then one for each probe that was read; ``rows``: for each
+    probe of the guest, its row in both.
     """
 
     table: KindsOfProbes
@@ -57,7 +56,7 @@ class Imputed:
 
     @property
     def similarity(self) -> Similarity:
-        """The similarity of the guest to the template."""
+        """The guest's similarity to the template."""
         count = np.bincount(self.rows, minlength=len(self.table))
         equal = int(count @ np.count_nonzero(self.table == Kind.SAME, axis=1)) * UNIT
         data = int(count @ np.count_nonzero(self.table == Kind.DATA, axis=1)) * UNIT
@@ -76,7 +75,7 @@ class Imputed:
         return Extents(found.first * factor, found.count * factor, found.kind)
 
     def compressed_lengths(self, samples: list[Sample]) -> list[list[int]]:
-        """Return the imputed stored bytes of each cluster of samples: a ``Measure`` that compresses nothing."""
+        """Return the imputed sizes of the clusters, as a ``Measure`` that compresses nothing."""
         of_probe = self.lengths.shape[1]
         return [
             [int(self.lengths[self.rows[cluster // of_probe], cluster % of_probe]) for cluster in sample.clusters]
@@ -85,11 +84,11 @@ class Imputed:
 
 
 SETTLED_ROWS = {ProbeClass.ZEROS: Kind.SAME_ZERO, ProbeClass.SHARED: Kind.SAME, ProbeClass.CLEARED: Kind.ZERO}
-"""The first rows of each table: the kind that is imputed to all units of a class that is not sampled."""
+"""The first rows of a table: the kind imputed to each class that is not sampled."""
 
 
 def impute(frame: Frame, sampled: Iterable[SampledClass]) -> Imputed:
-    """Return the content of a guest, imputed from the samples of its classes."""
+    """Impute the content of a guest from the samples of its classes."""
     width = frame.probe_size // UNIT
     tables = [np.full((1, width), kind, dtype=np.uint8) for kind in SETTLED_ROWS.values()]
     classes = frame.classes

@@ -1,4 +1,4 @@
-"""The jobs of an estimate: a worker opens the template once, if at all, and each guest when a task needs it.
+"""The jobs of an estimate.
 
 ::
 
@@ -46,7 +46,7 @@ from batchdiff.qcow2.layout import granules_to_write
 
 @frozen
 class SampledGuest:
-    """A guest to be sampled. ``probe_size`` in bytes; ``allocated``: the bytes that its own files take on disk."""
+    """A guest to be sampled. ``probe_size``, ``allocated`` (by its own files): in bytes."""
 
     record: PlannedImage
     probe_size: int
@@ -58,8 +58,7 @@ class SampledGuest:
 class Fleet:
     """The template, and the guests by name.
 
-    ``files``: those of the template when it was first opened. ``sharing``: the template shares blocks with
-    other files. ``observer`` is called at every read of an image.
+    ``files``: the template's when it was first opened. ``sharing``: the template shares blocks with other files.
     """
 
     template: ImageSource
@@ -71,20 +70,20 @@ class Fleet:
     def open_template(self) -> Image:
         """Open the template.
 
-        :raises ImageError: it cannot be opened, or another file has taken the place of one of its files.
+        :raises ImageError: it cannot be opened, or consists of other files.
         """
         return open_same_files(self.template, self.files, self.observer)
 
     def open_guest(self, name: str) -> Image:
         """Open a guest.
 
-        :raises ImageError: it has changed since it was first opened, or cannot be opened.
+        :raises ImageError: it cannot be opened, or has changed.
         """
         return reopen(self.guests[name].record, self.observer)
 
 
 class FrameResult(NamedTuple):
-    """The frame of a guest, or why there is none."""
+    """A guest's frame, or why there is none."""
 
     name: str
     frame: Frame | ImageError
@@ -92,13 +91,13 @@ class FrameResult(NamedTuple):
 
 @frozen
 class FrameJob:
-    """The search for the frames of guests; a task is a guest's name."""
+    """The search for frames; a task is a guest's name."""
 
     fleet: Fleet
 
     @contextmanager
     def begin(self) -> Iterator[Callable[[str], FrameResult]]:
-        """Open the template, and yield the function that finds a frame."""
+        """Open the template, and yield the function that does a task."""
         fleet = self.fleet
         with fleet.open_template() as template:
 
@@ -113,12 +112,12 @@ class FrameJob:
             yield find
 
     def describe(self, name: str) -> str:
-        """Describe the work on a guest, for messages."""
+        """Describe a task, for messages."""
         return f"looking for the data of guest {name}"
 
 
 class ProbeTask(NamedTuple):
-    """Probes of one class to read: their indices in the class, and their numbers in the guest."""
+    """Probes to read. ``indices``: in their class; ``numbers``: in the guest."""
 
     name: str
     pricing: Pricing
@@ -128,7 +127,7 @@ class ProbeTask(NamedTuple):
 
 
 class ProbeResult(NamedTuple):
-    """A task, and the contents of its probes, or why the guest cannot be read."""
+    """The contents of a task's probes, or why the guest cannot be read."""
 
     task: ProbeTask
     reading: ProbeContents | ImageError
@@ -142,10 +141,7 @@ class ProbeJob:
 
     @contextmanager
     def begin(self) -> Iterator[Callable[[ProbeTask], ProbeResult]]:
-        """Open the template, and yield the function that reads probes.
-
-        A guest stays open until a task has another guest or pricing, or the block ends.
-        """
+        """Open the template, and yield the function that does a task."""
         fleet = self.fleet
         readers: dict[tuple[str, Pricing], ProbeReader] = {}
         with fleet.open_template() as template, ExitStack() as opened:
@@ -171,17 +167,17 @@ class ProbeJob:
             yield probe
 
     def describe(self, task: ProbeTask) -> str:
-        """Describe the work on some probes, for messages."""
+        """Describe a task, for messages."""
         count = len(task.numbers)
         return f"reading {count} {'sample' if count == 1 else 'samples'} of guest {task.name}"
 
 
 class SizeResult(NamedTuple):
-    """The prediction of a plan for a guest with its imputed content.
+    """The prediction for a guest with its imputed content.
 
-    ``taken``: with the rule WRITTEN, the bytes on disk that the prediction includes for the overlay's data;
-    otherwise 0. ``tables``: the number of the overlay's tables, as of :func:`table_coverage`. ``threshold``: the
-    least savings, in bytes, for which a plan converts the guest. All are 0 without a diff or an overlay.
+    ``taken``: with the rule WRITTEN, the bytes on disk that the prediction includes for the overlay's data.
+    ``tables``: the overlay's, as of :func:`table_coverage`. ``threshold``: the least savings, in bytes, to convert
+    the guest.
     """
 
     plan: GuestPlan
@@ -192,7 +188,7 @@ class SizeResult(NamedTuple):
 
 @frozen
 class SizeJob:
-    """The prediction of sizes and savings by the planner's own code; a task is a guest's name."""
+    """The prediction of sizes and savings; a task is a guest's name."""
 
     candidates: Mapping[str, Candidate]
     samples: Mapping[str, GuestSample]
@@ -200,7 +196,7 @@ class SizeJob:
 
     @contextmanager
     def begin(self) -> Iterator[Callable[[str], SizeResult]]:
-        """Open the template if ``facts.can_share``, and yield the function that makes a prediction."""
+        """Open the template if it is needed, and yield the function that does a task."""
         if not self.facts.can_share:
             yield self._size
             return
@@ -208,7 +204,7 @@ class SizeJob:
             yield partial(self._size, template=TemplateBlocks(template))
 
     def describe(self, name: str) -> str:
-        """Describe the work on a guest, for messages."""
+        """Describe a task, for messages."""
         return f"estimating the savings of guest {name}"
 
     def _size(self, name: str, template: TemplateBlocks | None = None) -> SizeResult:
@@ -242,7 +238,7 @@ class SizeJob:
 
 
 def with_geometry(candidate: Candidate, sample: GuestSample) -> Candidate:
-    """Return a candidate with the cluster size and kind of L2 entries that ``auto`` has chosen, if it has."""
+    """Return a candidate with the geometry that ``auto`` has chosen, if it has."""
     options, geometry = candidate.entry.options, sample.pricing.geometry
     if geometry is None or not is_to_be_chosen(candidate.entry):
         return candidate
@@ -251,5 +247,4 @@ def with_geometry(candidate: Candidate, sample: GuestSample) -> Candidate:
 
 
 def _measured(samples: list[Sample]) -> list[list[int]]:
-    """Compress samples in this process, as a ``Measure``."""
     return [stored_lengths(sample) for sample in samples]

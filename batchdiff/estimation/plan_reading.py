@@ -1,8 +1,8 @@
-"""The bytes that a plan of the same fleet would read, and whether to make one instead of reading further samples.
+"""The bytes that a plan of the same fleet would read, and whether to make one instead of sampling further.
 
 ::
 
-    template   read once for each batch of guests that fits the limit on open files, but where blocks are
+    template   once for each batch of guests that fits the limit on open files, but where blocks are
                shared, only as far as guests have blocks of their own
     guests     their data that metadata does not settle, once
 """
@@ -21,7 +21,7 @@ from batchdiff.qcow2.entries import Origin
 
 
 def times_read(guests: Mapping[str, PlannedImage], exported: Collection[str], files: int) -> int:
-    """Return how many times a plan of these guests reads the template.
+    """Return how many times a plan reads the template.
 
     ``exported``: the guests that QEMU must export; ``files``: how many files of guests may be open.
     """
@@ -29,7 +29,7 @@ def times_read(guests: Mapping[str, PlannedImage], exported: Collection[str], fi
 
 
 def data_bytes(image: Image) -> int:
-    """Return the bytes of an image that are not known to be zeros."""
+    """Count the bytes of an image that are not known to be zeros."""
     return sum(
         segment.end - segment.start
         for number in ranges_with_data(image)
@@ -41,8 +41,8 @@ def data_bytes(image: Image) -> int:
 def plan_reads_less(sampled: int, left: int, whole: int, *, exact: bool = False) -> bool:
     """Return True if it is better to read the ``whole`` bytes of a plan than further samples.
 
-    ``sampled``: the bytes of all samples after the next round; ``left``: the bytes still to be read to complete
-    all samples. ``exact``: no error is accepted, so all of ``left`` would be read. Otherwise, sampling continues
-    up to two thirds of ``whole``: one more round is usually enough, and a plan reads the sampled bytes again.
+    ``sampled``: the bytes of all samples after the next round; ``left``: those that would complete all samples.
+    ``exact``: no error is accepted. Otherwise, one more round is usually enough, and a plan would read the sampled
+    bytes again.
     """
     return left > whole and (exact or 3 * sampled > 2 * whole)

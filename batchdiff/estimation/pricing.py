@@ -30,24 +30,24 @@ from batchdiff.qcow2.geometry import CompressionType, Geometry
 from batchdiff.units import KIB
 
 KindsOfProbes = npt.NDArray[np.uint8]
-"""The :class:`Kind` of each unit of 4 KiB, in an array of shape (probes, units)."""
+"""The :class:`Kind` of each unit of 4 KiB, of shape (probes, units)."""
 
 _LEAST_PROBE = 64 * KIB
-"""The smallest probe: a disk takes nearly as long to read 4 KiB, which would show less."""
+"""The smallest probe: 4 KiB would take a disk nearly as long to read, and show less."""
 
 _PROBE_OF_ANY_GEOMETRY = 256 * KIB
-"""The smallest probe if the cluster size is still to be chosen."""
+"""The smallest probe before the cluster size is chosen."""
 
 _MOST_PROBES = 1 << 21
-"""The number of probes above which larger ones are used, if possible: a few arrays have an entry for each."""
+"""The number of probes above which larger ones are used, if possible, to save memory."""
 
 
 _QED_ENTRY = 8
-"""Bytes of an entry in a table of a QED file (QEMU, ``docs/interop/qed_spec.txt``)."""
+"""Bytes of a table entry (QEMU, ``docs/interop/qed_spec.txt``)."""
 
 
 class PriceRule(enum.Enum):
-    """The rule for what counts as the price of a probe."""
+    """The rule for the price of a probe."""
 
     WRITTEN = "the stored granules without the guest's holes, in whole units of the filesystem"
     WHOLE = "all granules that the overlay stores"
@@ -56,7 +56,7 @@ class PriceRule(enum.Enum):
 
 
 class OverlayPlace(NamedTuple):
-    """The filesystem of an overlay: its allocation unit in bytes, and whether the guest is on it, too."""
+    """The filesystem of an overlay: its allocation unit in bytes, and whether the guest is on it."""
 
     unit: int
     is_same: bool
@@ -64,12 +64,12 @@ class OverlayPlace(NamedTuple):
 
 @frozen
 class Pricing:
-    """The rule for the prices of one guest's probes, and what these prices depend on.
+    """The pricing of one guest's probes.
 
-    ``geometry``: the overlay's; None until it is chosen, and if the guest gets no overlay. ``unit``: the
-    allocation unit of the overlay's filesystem, in bytes. ``shares``: the overlay will share those blocks of the
-    guest that other files already share. ``level``: the compression level; None for the default. ``stores_zeros``:
-    what the guest has cleared takes space, because version 2 has no zero clusters, and the overlay no holes.
+    ``geometry``: the overlay's; None until it is chosen, and if there is none. ``unit``: the allocation unit of
+    the overlay's filesystem, in bytes. ``shares``: the overlay will share the blocks that the guest already
+    shares. ``level``: of compression; None for the default. ``stores_zeros``: what the guest has cleared takes
+    space, because version 2 has no zero clusters, and the overlay no holes.
     """
 
     rule: PriceRule
@@ -81,26 +81,26 @@ class Pricing:
 
     @property
     def resolution(self) -> int:
-        """The bytes of each part that is priced as a whole: a compressed cluster or a granule, at least 4 KiB."""
+        """The bytes of each part that is priced as a whole, at least 4 KiB."""
         if self.geometry is None:
             return UNIT
         return max(self.geometry.cluster_size if self.compresses else self.geometry.granule, UNIT)
 
     @property
     def compression(self) -> CompressionType:
-        """The compression type of the clusters, if they are compressed."""
+        """The compression type, if clusters are compressed."""
         return CompressionType.ZLIB if self.geometry is None else self.geometry.compression_type
 
     @property
     def compresses(self) -> bool:
-        """True if the prices are the compressed sizes of clusters."""
+        """True if the prices are compressed sizes."""
         return self.rule is PriceRule.COMPRESSED
 
 
 def overlay_place(entry: GuestEntry, image: Image) -> OverlayPlace:
     """Return the place of a guest's overlay. ``image``: the guest.
 
-    If the folder cannot be accessed, return an assumption: the guest's assessment will report the error.
+    If it cannot be examined, return an assumption: the guest's assessment will report the error.
     """
     folder, fd = os.path.dirname(entry.overlay_path), image.layers[0].fd
     try:
@@ -110,10 +110,9 @@ def overlay_place(entry: GuestEntry, image: Image) -> OverlayPlace:
 
 
 def table_coverage(options: OverlayOptions, geometry: Geometry, unit: int) -> tuple[int, int]:
-    """Return the bytes of a disk that an L2 table of its overlay maps, and the bytes that the table takes.
+    """Return the bytes that an L2 table maps, and those that it takes.
 
     Most of a QED overlay's tables are holes, so there each allocation unit of a table counts for itself.
-    ``unit``: the allocation unit in bytes.
     """
     if options.format is OverlayFormat.QED:
         return unit // _QED_ENTRY * geometry.cluster_size, unit
@@ -121,12 +120,12 @@ def table_coverage(options: OverlayOptions, geometry: Geometry, unit: int) -> tu
 
 
 def is_to_be_chosen(entry: GuestEntry) -> bool:
-    """Return True if a guest's overlay has ``auto`` for the cluster size or the kind of L2 entries."""
+    """Return True if an overlay's cluster size or kind of L2 entries is ``auto``."""
     return entry.gets_overlay and (entry.options.cluster_size is None or entry.options.extended_l2 is None)
 
 
 def pricing_of(entry: GuestEntry, geometry: Geometry | None, place: OverlayPlace) -> Pricing:
-    """Return the pricing of a guest. ``geometry``: see :class:`Pricing`."""
+    """Return the pricing of a guest."""
     options = entry.options
     if not entry.gets_overlay:
         return Pricing(PriceRule.EQUAL, None, place.unit)
@@ -145,17 +144,14 @@ def pricing_of(entry: GuestEntry, geometry: Geometry | None, place: OverlayPlace
 
 
 def probe_size(options: OverlayOptions, unit: int, virtual_size: int, most: int) -> int:
-    """Return the bytes of a probe: a power of two, enough for a cluster of known size and for ``unit``.
-
-    ``unit``: the overlay's allocation unit. ``most``: the upper limit, also a power of two.
-    """
+    """Return the bytes of a probe. ``most``: their upper limit; both are powers of two."""
     least = _PROBE_OF_ANY_GEOMETRY if options.cluster_size is None else max(_LEAST_PROBE, options.cluster_size)
     size = 1 << (max(least, unit, virtual_size // _MOST_PROBES) - 1).bit_length()
     return min(size, most)
 
 
 def folded(kinds: KindsOfProbes, resolution: int) -> KindsOfProbes:
-    """Return the kinds of the parts of ``resolution`` bytes: each is the OR of the kinds of its units."""
+    """Return the kinds of parts of ``resolution`` bytes: the ORed kinds of their units."""
     factor = resolution // UNIT
     if factor == 1:
         return kinds
@@ -164,7 +160,7 @@ def folded(kinds: KindsOfProbes, resolution: int) -> KindsOfProbes:
 
 
 def data_parts(kinds: KindsOfProbes, resolution: int, geometry: Geometry | None) -> npt.NDArray[np.bool_]:
-    """Return a flag for each part of ``resolution`` bytes of each probe: True if an overlay stores it as data."""
+    """Flag the parts of ``resolution`` bytes that an overlay stores as data."""
     parts = folded(kinds, resolution)
     found: npt.NDArray[np.bool_] = parts == Kind.DATA
     if geometry is not None and not geometry.zero_flag:  # version 2 has no zero clusters

@@ -1,4 +1,4 @@
-"""Read probes of one guest and of the template, compare them, and find the price of each."""
+"""Read probes, compare them with the template, and find their prices."""
 
 from __future__ import annotations
 
@@ -27,12 +27,11 @@ _WORDS_OF_UNIT = UNIT // np.dtype(np.uint64).itemsize
 
 @frozen(eq=False)
 class ProbeContents:
-    """The result of reading some probes.
+    """The contents of some probes.
 
-    ``kinds``: those of their units. ``read``: the bytes read for each probe, from both images. ``prices``: the
-    price of each probe. ``shared``: how many bytes of each price are in blocks that other files share; 0 unless
-    the overlay will share them. ``lengths``, of shape (probes, clusters): the compressed size of each cluster, 0
-    if it is stored uncompressed or not at all; without columns unless the rule is COMPRESSED.
+    ``read``: the bytes from both images. ``shared``: the part of each price that the overlay will share.
+    ``lengths``, of shape (probes, clusters): the compressed sizes, 0 if a cluster is stored uncompressed or not at
+    all; without columns unless the rule is COMPRESSED.
     """
 
     kinds: KindsOfProbes
@@ -43,12 +42,12 @@ class ProbeContents:
 
 
 class ProbeReader:
-    """The open images of template and guest, and buffers for a probe of each."""
+    """A reader of probes of one guest."""
 
     def __init__(self, template: Image, guest: Image, pricing: Pricing, size: int) -> None:
         """Take the images, which the caller closes. ``size``: the bytes of a probe.
 
-        :raises ImageError: a filesystem that stores the guest reports an error.
+        :raises ImageError: the guest cannot be examined.
         """
         self._template, self._guest, self._pricing, self._size = template, guest, pricing, size
         self._buffers = ReadBuffer(size), ReadBuffer(size)
@@ -59,11 +58,9 @@ class ProbeReader:
             self._rule = WriteRule(guest, known=raw_extents(guest))
 
     def read(self, numbers: npt.NDArray[np.int64], kind: ProbeClass) -> ProbeContents | ImageError:
-        """Read the probes with these numbers, all of one class.
+        """Read probes of one class; return the error if the guest cannot be examined.
 
-        Return the error if the guest cannot be read, or the places of its blocks cannot be determined.
-
-        :raises ImageError: the template cannot be read, or the places of its blocks cannot be determined.
+        :raises ImageError: the template cannot be examined.
         """
         count = len(numbers)
         kinds = np.zeros((count, self._size // UNIT), dtype=np.uint8)
@@ -92,13 +89,11 @@ class ProbeReader:
         return ProbeContents(kinds, read, prices, shared, lengths)
 
     def _load_template(self, start: int, segments: list[Segment]) -> memoryview:
-        """Return the template's bytes of a probe: all zeros if there are no segments."""
         if not segments:
             return self._zeros
         return self._buffers[0].load_segments(self._template, start, self._size, segments)
 
     def _compare(self, below: memoryview, data: memoryview, start: int) -> npt.NDArray[np.uint8]:
-        """Return the kinds of the units of a probe that begins at offset ``start``."""
         words = np.frombuffer(data, dtype=np.uint64).reshape(-1, _WORDS_OF_UNIT)
         nonzero = words.any(axis=1)
         differs = (words != np.frombuffer(below, dtype=np.uint64).reshape(-1, _WORDS_OF_UNIT)).any(axis=1)
@@ -109,11 +104,9 @@ class ProbeReader:
         return kinds
 
     def _data_parts(self, kinds: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-        """Return the numbers of the parts of a probe that an overlay stores as data."""
         return np.flatnonzero(data_parts(kinds[np.newaxis], self._part, self._pricing.geometry))
 
     def _compressed(self, data: memoryview, kinds: npt.NDArray[np.uint8]) -> tuple[int, npt.NDArray[np.int32]]:
-        """Return the price of a probe with the rule COMPRESSED, and its lengths: see :class:`ProbeContents`."""
         size, pricing = self._part, self._pricing
         lengths, total = np.zeros(self._size // size, dtype=np.int32), 0
         for number in self._data_parts(kinds).tolist():
@@ -129,10 +122,7 @@ class ProbeReader:
         theirs: list[Segment],
         kinds: npt.NDArray[np.uint8],
     ) -> int:
-        """Return the number of equal bytes that both images store as they are, but not in the same blocks.
-
-        ``ours``: the template's segments; ``placed``: the shared extents in them.
-        """
+        """Count the equal bytes that both images store as they are, but not in the same blocks."""
         if not ours or not theirs:
             return 0
         equal = from_kinds(np.where(kinds & Kind.ZERO, Kind.SAME_ZERO, Kind.SAME).astype(np.uint8))
@@ -144,7 +134,7 @@ class ProbeReader:
         return int((runs[1] - runs[0]).sum() - (shared[1] - shared[0]).sum())
 
     def _written(self, segments: list[Segment], kinds: npt.NDArray[np.uint8], rule: WriteRule) -> tuple[int, int]:
-        """Return the price of a probe with the rule WRITTEN, and its shared bytes: see :class:`ProbeContents`."""
+        """Return the price and the shared bytes of a probe."""
         parts = self._data_parts(kinds)
         if not len(parts):
             return 0, 0
@@ -167,12 +157,10 @@ class ProbeReader:
 
 
 def _in_file(segments: list[Segment]) -> list[tuple[int, int]]:
-    """Return the start and end of each segment whose bytes are stored in a file as they are."""
     return [(segment.start, segment.end) for segment in segments if segment.origin is Origin.FILE]
 
 
 def _data_bytes(segments: list[Segment]) -> int:
-    """Return the number of bytes in segments that are not known to be zeros."""
     return sum(segment.end - segment.start for segment in segments if segment.origin is not Origin.ZERO)
 
 
@@ -183,7 +171,7 @@ def _overlap(spans: list[tuple[int, int]], runs: tuple[Offsets, Offsets]) -> tup
 
 
 def _units_touched(lows: Offsets, highs: Offsets, unit: int) -> int:
-    """Return the number of units that ascending, disjoint ranges touch."""
+    """Count the units that ascending, disjoint ranges touch."""
     begins, stops = lows // unit, (highs - 1) // unit
     before = np.concatenate([[-1], stops[:-1]])
     return int((stops - np.maximum(begins, before + 1) + 1).sum()) if len(lows) else 0

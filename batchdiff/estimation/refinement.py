@@ -1,8 +1,8 @@
-"""The choice of the samples to double, so that a total becomes certain enough with few further reads.
+"""The choice of samples to double, so that a total becomes certain enough with few reads.
 
 ::
 
-    variance of each sample   |##########|######|###|#|     the largest first; doubling halves it
+    variance of each sample   |##########|######|###|#|     the largest first; doubling about halves it
     doubled                   |#####     |###   |###|#|     until the sum is small enough
 """
 
@@ -15,10 +15,9 @@ from batchdiff.estimation.guest_sample import GuestSample
 
 
 def refine(samples: Mapping[str, GuestSample], target: float) -> bool:
-    """Double class samples, the least certain first, until the sum of all prices should be certain enough.
+    """Double class samples until the sum of all prices should be certain enough; return False if it already is.
 
-    Return False if it already is. ``target``: the largest half width that the interval of the sum may have, in
-    bytes. Each class sample is doubled at most once, which halves the variance of its estimate.
+    ``target``: the largest half width of the sum's interval, in bytes. Each class sample is doubled at most once.
     """
     squares = [
         (interval.half_width**2, name, kind)

@@ -1,4 +1,4 @@
-"""Run the jobs that find frames and read probes, with the exports that images of some formats need."""
+"""Run the jobs that find frames and read probes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NO_ESTIMATE = "No estimate was made."
 
 _PROBES_OF_A_TASK = 64
 _EXPORTS = 32
-"""The maximum number of guests whose exports run at the same time, as in a scan."""
+"""The maximum number of guests exported at the same time."""
 
 
 class Sampler:
@@ -36,14 +36,11 @@ class Sampler:
         jobs: int,
         progress: Callable[[int, int], None],
     ) -> None:
-        """Take the open template.
-
-        ``exported``: the guests that QEMU must export. ``jobs``: the maximum number of workers.
-        """
+        """``exported``: the guests that QEMU must export. ``jobs``: the most workers."""
         self._template, self._fleet, self._jobs, self._progress = template, fleet, jobs, progress
         self._exported = exported
         self.done = 0
-        """The bytes of the probes that are done, as :func:`bytes_to_read` counts them."""
+        """Bytes, as :func:`bytes_to_read` counts them."""
 
     def frames(self) -> dict[str, Frame | ImageError]:
         """Return the frame of each guest, or the error that prevented it.
@@ -55,9 +52,9 @@ class Sampler:
         return dict(self._results(FrameJob(self._fleet), tasks))
 
     def read(self, samples: Mapping[str, GuestSample]) -> dict[str, ImageError]:
-        """Read the pending probes of all samples; return an error for each guest that cannot be read.
+        """Read the pending probes; return an error for each guest that cannot be read.
 
-        :raises ImageError: the template cannot be opened, exported or read.
+        :raises ImageError: the template cannot be read.
         :raises WorkerError: a worker failed.
         """
         tasks = {name: list(_tasks(name, sample)) for name, sample in samples.items()}
@@ -75,7 +72,7 @@ class Sampler:
 
     @staticmethod
     def wanted(samples: Mapping[str, GuestSample]) -> int:
-        """Return the bytes to read for the pending probes of all samples."""
+        """Return the most bytes to read for the pending probes."""
         return sum(
             bytes_to_read(kind, len(indices), sample.frame)
             for sample in samples.values()
@@ -87,7 +84,7 @@ class Sampler:
         return bytes_to_read(task.kind, len(task.indices), samples[task.name].frame)
 
     def _results(self, job: Job[Task, Result], tasks: Mapping[str, Sequence[Task]]) -> Iterator[Result]:
-        """Yield the results of all tasks; guests that need an export come last, in batches."""
+        """Run all tasks; guests that need an export come last, in batches."""
         exported = [name for name in tasks if name in self._exported]
         plain = [name for name in tasks if name not in self._exported]
         batches = [plain, *(exported[at : at + _EXPORTS] for at in range(0, len(exported), _EXPORTS))]

@@ -1,4 +1,4 @@
-"""The estimates of guests: what a plan would predict for the imputed content, and how uncertain that is.
+"""The estimates of guests: the predictions of a plan for the imputed content, with their uncertainty.
 
 ::
 
@@ -29,25 +29,25 @@ from batchdiff.qcow2.geometry import Geometry
 from batchdiff.sampling.interval import Interval, exactly, sum_of
 
 _SIZES_OF_A_WORKER = 6
-"""The number of guests that justifies another worker: starting one takes as long as computing a few sizes."""
+"""The guests that justify another worker: starting one takes as long as computing a few sizes."""
 
 _CHOICE = 0.01
 """The share by which the overlay that ``auto`` chooses may be larger than the smallest one."""
 
 _SLACK_UNITS = 2
-"""The allocation units by which an estimate may be wrong, apart from its data and from whole L2 tables."""
+"""The allocation units by which an estimate may be wrong in any case."""
 
 
 @frozen
 class Sizes:
-    """All that the estimates of guests depend on besides samples. ``jobs``: the maximum number of workers."""
+    """The estimates of guests, given their samples. ``jobs``: the maximum number of workers."""
 
     candidates: Mapping[str, Candidate]
     facts: FleetFacts
     jobs: int
 
     def estimates(self, samples: Mapping[str, GuestSample]) -> dict[str, GuestEstimate]:
-        """Return the estimate for each sampled guest, by name.
+        """Return the estimates by guest.
 
         :raises ImageError: the template cannot be opened.
         :raises WorkerError: a worker failed.
@@ -66,8 +66,7 @@ class Sizes:
         if plan.diff is None:
             return GuestEstimate(plan, probes=sample.probes, read_bytes=sample.read_bytes)
         savings, doubt = plan.diff.savings, _Doubt.of(self.candidates[plan.name], plan.diff, sample, result.tables)
-        # The guest may have holes where data is imputed, and the plan's code leaves them out. So count the data
-        # that was found in the probes.
+        # The plan's code leaves out holes where data is imputed, so count the data found in the probes.
         is_counted = sample.pricing.rule is PriceRule.WRITTEN
         data = sum_of(sample.data_bytes().values())
         shared = savings.saved_bytes - savings.reclaimable_bytes + savings.overlay_disk_bytes
@@ -88,13 +87,12 @@ class Sizes:
         )
 
     def _sharing(self, plan: GuestPlan, sharing: Sharing, sample: GuestSample) -> GuestEstimate:
-        """Return the estimate for a guest that shares blocks in place."""
         equal, saved = sum_of(sample.data_bytes().values()), exactly(float(sharing.saved_bytes))
         if not sample.is_complete:
-            # Count the equal data that was found in the probes, not the imputed data.
+            # Count the equal data found in the probes, not the imputed data.
             more = equal.estimate - sharing.shareable_bytes
             slack = _SLACK_UNITS * sharing.unit
-            # Sharing never takes space, even if a sample of few probes suggests that it does.
+            # Sharing never takes space, even if a small sample suggests that it does.
             saved = Interval(
                 max(saved.estimate + more, 0.0),
                 max(saved.low + more - (equal.estimate - equal.low) - slack, 0.0),
@@ -108,10 +106,10 @@ class Sizes:
 
 @frozen
 class _Doubt:
-    """The doubt about an overlay's size apart from its data: the bytes by which it may be smaller or larger.
+    """The bytes by which an overlay may be smaller or larger, apart from its data.
 
-    ``per_byte``: the bytes that each byte of data adds to the overlay: itself, and its part of the refcounts.
-    ``is_of_plan``: a plan has the same doubt, which is only about compression.
+    ``per_byte``: what each byte of data adds, with its part of the refcounts. ``is_of_plan``: a plan has the same
+    doubt.
     """
 
     below: float
@@ -121,7 +119,7 @@ class _Doubt:
 
     @classmethod
     def of(cls, candidate: Candidate, diff: Diff, sample: GuestSample, tables: int) -> _Doubt:
-        """Return the doubt about an overlay. ``tables``: the number of its tables with the imputed content."""
+        """Return the doubt about an overlay. ``tables``: its estimated number."""
         geometry, savings = diff.geometry, diff.savings
         coverage, size = table_coverage(candidate.entry.options, geometry, savings.allocation_unit)
         least, most = sample.tables(coverage)
@@ -135,14 +133,13 @@ class _Doubt:
         return cls(below + more + chosen, above + more + chosen, per_byte)
 
     def around(self, size: float, data: Interval) -> Interval:
-        """Return the interval of an overlay's size. ``size``: the estimate; ``data``: the interval of its data."""
         below, above = data.estimate - data.low, data.high - data.estimate
         low = size - below * self.per_byte - self.below
         return Interval(size, max(low, min(size, 0.0)), size + above * self.per_byte + self.above)
 
 
 def best_geometry(candidate: Candidate, sample: GuestSample) -> Geometry | None:
-    """Return the geometry that a plan would choose for the imputed content; None if none can map the disk."""
+    """Return a plan's choice for the imputed content; None if no geometry can map the disk."""
     content = sample.imputed()
     compared = content.extents(UNIT), content.similarity
     try:
