@@ -17,7 +17,7 @@ _OF_LIMITS = {
 
 
 def advice_on_limit(error: BaseException | None) -> str:
-    """Return advice if an error is about a limit on open files, memory or file sizes; empty if it is not."""
+    """Return advice on the limit that an error is about; empty if there is none."""
     return _OF_LIMITS.get(error.errno or 0, "") if isinstance(error, OSError) else ""
 
 

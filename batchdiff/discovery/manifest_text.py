@@ -49,9 +49,9 @@ def manifest_text(  # noqa: PLR0913  # options by keyword
 ) -> str:
     """Return the manifest of a group, of which :func:`is_listed` must accept the template and at least one copy.
 
-    ``why``: why the template was chosen. ``figures`` returns the text of a copy's comment; ``exists``, whether a
-    path is taken; ``longest``, how many bytes a name in a folder may have. ``folder``: the place for overlays of
-    guests in /dev if the template is there, too.
+    ``figures`` returns the text of a copy's comment; ``exists``, whether a path is taken; ``longest``, how many
+    bytes a name in a folder may have. ``folder``: the place for overlays of guests in /dev if the template is
+    there, too.
     """
     listed = [copy for copy in group.copies if is_listed(copy.image)]
     lines = [
@@ -74,7 +74,7 @@ def manifest_text(  # noqa: PLR0913  # options by keyword
 
 
 def is_listed(image: SampledImage) -> bool:
-    """Return True if the path of an image is UTF-8, so that YAML can contain it."""
+    """Return whether YAML can contain the path of an image."""
     return fits_yaml(image.path)
 
 

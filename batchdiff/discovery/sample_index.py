@@ -25,7 +25,7 @@ from batchdiff.discovery.samples import Samples
 from batchdiff.sampling.interval import Interval, Probe, exactly, share_of
 
 _NORMAL = 1.96
-"""Half the width of its 95% interval, in standard deviations."""
+"""Half the width of a 95% interval, in standard deviations."""
 
 
 class SampleIndex:

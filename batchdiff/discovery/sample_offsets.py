@@ -1,4 +1,4 @@
-"""The offsets at which images are sampled, the same ones in all images of one level; pure.
+"""The offsets at which images are sampled; pure.
 
 ::
 

@@ -59,7 +59,7 @@ Examined = SampledImage | ExistingOverlay | Exclusion
 
 
 class Sampling(NamedTuple):
-    """The result for a file, and the reads for its samples, counted even if it is left out."""
+    """The result for a file, and the reads for its samples."""
 
     examined: Examined
     reads: int

@@ -179,7 +179,7 @@ def _stored(image: Image) -> int:
 
 
 def _first_level(stored: int, shape: SampleShape) -> int:
-    """Return the lowest level that would give few enough probes if all stored data were contiguous."""
+    """Return the lowest level with few enough probes if all stored data were contiguous."""
     level = 0
     while stored >> level > shape.probes * shape.probe:
         level += 1

@@ -25,7 +25,7 @@ _FICLONE = 0x40049409
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 _TRIAL = 64 * KIB
 _LITTLE = 64 * MIB
-"""In less free space, hardly any overlay fits."""
+"""With less free space, hardly any overlay fits."""
 
 _OF_ONE_HOST = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "f2fs", "bcachefs"})
 """Filesystems that only one host at a time may mount."""

@@ -1,4 +1,4 @@
-"""The figures of a plan that is not written, for a fleet that is better read whole than sampled.
+"""The figures of a plan that is not written.
 
 ::
 

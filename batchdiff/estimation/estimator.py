@@ -7,8 +7,6 @@
                                  +---- double ------+------ halve the target --------+
                            the least certain samples
 
-If a plan is better than further samples (:func:`plan_reads_less`), the figures of a plan are the estimate.
-
 Each guest is sampled at offsets of its own, so the errors of different guests are independent.
 """
 
@@ -128,7 +126,7 @@ def make_estimate(manifest: Manifest, options: EstimateOptions, plans: EarlierPl
 
 
 class _PlanReadsLessError(Exception):
-    """A plan is better than further samples."""
+    """A plan is better than further samples, so its figures are the estimate."""
 
 
 class _Estimator:
@@ -150,7 +148,6 @@ class _Estimator:
         self._sizes = Sizes(self._candidates, facts, jobs=limits.jobs)
         records = {name: guest.record for name, guest in self._guests.items()}
         self.times_read = times_read(records, exported, limits.files)
-        """How many times a plan reads the template."""
         self._begin()
 
     @property
