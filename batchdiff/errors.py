@@ -14,27 +14,22 @@ _OF_LIMITS = {
     errno.EFBIG: "Raise the limit on file sizes (`ulimit -f`, `LimitFSIZE=` of a service). If none is set, the"
     " filesystem does not allow files that large.",
 }
-"""Advice, by error number, on limits of the process or the system, whatever operation reached them."""
 
 
 def advice_on_limit(error: BaseException | None) -> str:
-    """Return advice if an error is about a limit on open files, memory or file sizes; empty if it is not."""
+    """Return advice on the limit that an error is about; empty if there is none."""
     return _OF_LIMITS.get(error.errno or 0, "") if isinstance(error, OSError) else ""
 
 
 def is_caused_by(error: BaseException | None, *kinds: type[BaseException]) -> bool:
-    """Return whether an error, or one in its chain of causes (``raise ... from``), is of one of these kinds."""
+    """Return whether an error, or one of its causes (``raise ... from``), is of one of these kinds."""
     while error is not None and not isinstance(error, kinds):
         error = error.__cause__
     return error is not None
 
 
 def is_inconclusive(error: BaseException | None) -> bool:
-    """Return whether an error about an image leaves open whether the image is sound.
-
-    It does if its chain of causes has a permission, a program or a resource that is missing, a program that does
-    not answer, or another user of the image.
-    """
+    """Return whether an error about an image leaves open whether the image is sound."""
     while error is not None:
         if isinstance(error, PermissionError | TimeoutError | ProgramError | InUseError) or advice_on_limit(error):
             return True
@@ -45,8 +40,7 @@ def is_inconclusive(error: BaseException | None) -> bool:
 class BatchdiffError(Exception):
     """A failure that is not a bug.
 
-    ``what``: the failure, with the name of the file or guest, if any; ``why``: the cause; ``remedy``: advice in
-    whole sentences.
+    ``what``: the failure; ``why``: the cause; ``remedy``: advice in whole sentences.
     """
 
     exit_code = 1
@@ -59,7 +53,7 @@ class BatchdiffError(Exception):
 
     @property
     def remedy(self) -> str:
-        """The advice, if any. If the direct cause is a system error about a limit, the advice is about that."""
+        """The advice, which is about the limit if a limit is the direct cause; may be empty."""
         return advice_on_limit(self.__cause__) or self._remedy
 
     def __str__(self) -> str:
@@ -90,7 +84,7 @@ class GuestError(BatchdiffError):
 
 
 class SpaceError(GuestError):
-    """A filesystem does not have enough space for a guest; it may have enough once other guests are finished."""
+    """A filesystem lacks space for a guest; it may have enough once other guests are finished."""
 
 
 class UsageError(BatchdiffError):
@@ -100,7 +94,7 @@ class UsageError(BatchdiffError):
 
 
 class DefinitionError(BatchdiffError):
-    """A definition of a VM, pool or storage cannot be used or saved, or a VM's definition cannot be changed."""
+    """A definition of a VM, pool or storage cannot be used, saved or changed."""
 
     exit_code = 2
 
@@ -112,7 +106,7 @@ class ManifestError(BatchdiffError):
 
 
 class ImageError(BatchdiffError):
-    """An image, or a file that it needs, cannot be used, or is not as declared.
+    """An image, or a file that it needs, cannot be used.
 
     ``path``: the file with the fault, or the image to which that file belongs; may be empty.
     """
@@ -128,7 +122,7 @@ class ImageError(BatchdiffError):
 
 
 class SecretError(ImageError):
-    """The secret of an encrypted image cannot be used, or opens no key slot; the image itself may be sound."""
+    """The secret of an encrypted image cannot be used; the image itself may be sound."""
 
 
 class EncryptedError(ImageError):
@@ -136,20 +130,17 @@ class EncryptedError(ImageError):
 
 
 class MovedError(ImageError):
-    """The data file that a header names cannot be used, but one of the same name is beside the image.
-
-    The image was probably moved, and may be sound.
-    """
+    """The data file that a header names cannot be used, but one of the same name is beside the image."""
 
 
 class PlanError(BatchdiffError):
-    """The plan, its journal or the template's sidecar cannot be used or written, or images are not as planned."""
+    """A plan, journal or sidecar cannot be used or written, or images are not as planned."""
 
     exit_code = 5
 
 
 class TemplateChangedError(PlanError):
-    """The template was read, and its digest is not the planned one."""
+    """The content of the template has changed."""
 
 
 class VerificationError(BatchdiffError):
@@ -159,19 +150,19 @@ class VerificationError(BatchdiffError):
 
 
 class DifferenceError(VerificationError):
-    """The disks of two images differ, or count as different because one of the images is in use."""
+    """The disks of two images differ, or count as different."""
 
 
 class IncomparableError(DifferenceError):
-    """Two images count as different, because one of them is in use and could not be compared."""
+    """Two images count as different because one is in use and cannot be compared."""
 
 
 class InUseError(GuestError):
-    """An image is in use by a VM or another program."""
+    """An image is in use."""
 
 
 class ProgramError(BatchdiffError):
-    """An external program is missing, could not be started, or failed."""
+    """An external program is missing or failed."""
 
     exit_code = 7
 
@@ -183,7 +174,7 @@ class StopError(BatchdiffError):
 
 
 class WorkerError(BatchdiffError):
-    """A worker died or cannot do its work, or the scheduler of workers on other hosts cannot be used."""
+    """Workers, or the scheduler of those on other hosts, fail or cannot be used."""
 
     exit_code = 4
 

@@ -1,4 +1,4 @@
-"""The format in which a file is sampled, as declared by a definition or shown by name and content."""
+"""The format in which a file is sampled."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _BY_SUFFIX = {
     ".vhdx": ImageFormat.VHDX,
     ".hdd": ImageFormat.PARALLELS,
 }
-"""The formats that names declare. ``.img`` declares none: both raw and qcow2 images have it."""
+"""``.img`` is absent: both raw and qcow2 images have it."""
 
 
 def declared_by_name(path: str) -> ImageFormat | None:
-    """Return the format that the name of a file declares; None if it declares none."""
+    """Return the format that the suffix of a file declares."""
     return _BY_SUFFIX.get(os.path.splitext(path)[1].lower())
 
 
 def format_of(file: FileToSample, observer: ReadObserver | None = None) -> ImageFormat | Exclusion:
     """Return the format of a file, or why it is left out.
 
-    If no format is declared, the name must not contradict the content, because a guest can write to its raw disk
-    bytes that look like another format. ``observer`` is called at every read.
+    If ``file.format`` is None, the name must not contradict the content, because a guest can write bytes to its
+    raw disk that look like another format.
     """
     if file.format is not None:
         return file.format

@@ -1,4 +1,4 @@
-"""The manifest of a template that was found, as commented YAML; pure.
+"""The manifest of a group, as commented YAML; pure.
 
 ::
 
@@ -26,7 +26,7 @@ from batchdiff.quoting import fits_yaml, yaml_text
 
 
 def manifest_names(groups: list[Group]) -> list[str]:
-    """Return a different file name for each group, derived from the name of its template."""
+    """Return a different file name for each group."""
     found: list[str] = []
     for group in groups:
         stem = without_suffix(posixpath.basename(group.template.path))
@@ -49,10 +49,9 @@ def manifest_text(  # noqa: PLR0913  # options by keyword
 ) -> str:
     """Return the manifest of a group, of which :func:`is_listed` must accept the template and at least one copy.
 
-    ``why``: why the template was chosen. ``figures`` returns the figures in a copy's comment; ``exists``, whether
-    a path is taken; ``longest``, how many bytes a name in a folder may have. ``folder``: the place for overlays of
-    guests in /dev if the template is there, too. ``left_out``: files for comments at the end, which name those
-    that concern this template, but only count its overlays and all other files.
+    ``figures`` returns the text of a copy's comment; ``exists``, whether a path is taken; ``longest``, how many
+    bytes a name in a folder may have. ``folder``: the place for overlays of guests in /dev if the template is
+    there, too.
     """
     listed = [copy for copy in group.copies if is_listed(copy.image)]
     lines = [
@@ -75,7 +74,7 @@ def manifest_text(  # noqa: PLR0913  # options by keyword
 
 
 def is_listed(image: SampledImage) -> bool:
-    """Return True if the path of an image is UTF-8, so that YAML can contain it."""
+    """Return whether YAML can contain the path of an image."""
     return fits_yaml(image.path)
 
 
@@ -86,8 +85,6 @@ _IN_DEV = "# Its overlay cannot be in /dev, which is in memory. The folder below
 
 
 class _Guests:
-    """The guests of a manifest, and the names and overlays that are taken."""
-
     def __init__(
         self,
         copies: list[Copy],
@@ -104,7 +101,6 @@ class _Guests:
         self._overlays: set[str] = set()
 
     def lines(self, figures: Callable[[Copy], str]) -> Iterator[str]:
-        """Yield the lines of all guests, with comments before each."""
         for copy in self._copies:
             yield from _comment(figures(copy), indent="  ")
             if copy.image.losses:
@@ -139,7 +135,6 @@ class _Guests:
 
 
 def _allowance(copies: list[Copy]) -> Iterator[str]:
-    """Yield, in comments, the key that allows the guests' losses; nothing if there are none."""
     lost = [
         kind
         for kind, is_lost in (
@@ -181,10 +176,7 @@ def _with_folder(path: str) -> str:
 
 
 def _free(wanted: str, taken: Callable[[str], bool], most: int | None = None) -> str:
-    """Return a name or path that is not taken: the wanted one, or one with a number before its suffix.
-
-    ``most``: the most bytes of the last component, whose stem is cut if necessary.
-    """
+    """Return a name or path that is not taken. ``most``: the most bytes of its last component."""
     folder, last = posixpath.split(wanted)
     stem, suffix = posixpath.splitext(last)
     number = 1

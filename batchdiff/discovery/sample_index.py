@@ -1,4 +1,4 @@
-"""The samples of all images, found by place and content: an inverted index; pure.
+"""An inverted index of the samples of all images; pure.
 
 ::
 
@@ -25,14 +25,13 @@ from batchdiff.discovery.samples import Samples
 from batchdiff.sampling.interval import Interval, Probe, exactly, share_of
 
 _NORMAL = 1.96
-"""Half the width of the 95% interval of a normal distribution, in standard deviations."""
+"""Half the width of a 95% interval, in standard deviations."""
 
 
 class SampleIndex:
-    """An inverted index of the images' samples. Each image is known by its place in ``images``.
+    """An index in which an image is known by its place in ``images``.
 
-    ``levels``: the level of each image; ``keys``: by image, the keys of its samples, numbers below ``key_count``;
-    ``heights``: by image, the highest level at which each of its samples is chosen.
+    ``keys``, ``heights``: by image, the keys of its samples, and the highest level at which each is chosen.
     """
 
     def __init__(self, images: Sequence[Samples], probe_bits: int) -> None:
@@ -70,10 +69,7 @@ class SampleIndex:
         return np.bincount(self._owners[skipped + np.arange(len(skipped))], minlength=len(self))
 
     def shares(self, template: int) -> npt.NDArray[np.float64]:
-        """Return the share of each image's samples that a template has, too, at the higher of the two levels.
-
-        The share is 0 for an image without samples at that level.
-        """
+        """Return the share of each image's samples that a template has, too, at the higher of the two levels."""
         of = self._counts[np.arange(len(self)), np.maximum(self.levels, self.levels[template])]
         shares: npt.NDArray[np.float64] = self.common(self.keys[template]) / np.maximum(of, 1)
         return shares
@@ -81,17 +77,17 @@ class SampleIndex:
     def similarity(self, image: int, template: int) -> Interval:
         """Return the share of an image's samples that a template has, too.
 
-        The share is exact if both are sampled at level 0, because then all their data was read.
+        It is exact if both are sampled at level 0.
         """
         return self._share_of_hits(image, template, np.ones(len(self.keys[image]), dtype=np.int64))
 
     def changed_bytes(self, image: int, template: int) -> Interval:
-        """Estimate the bytes that an overlay would store: those of all nonzero samples that a template lacks."""
+        """Estimate the bytes that an overlay would store of an image's nonzero samples."""
         share = self._share_of_hits(image, template, self._stored[image]).subtracted_from(1)
         return _product(share, self._stored_bytes(image))
 
     def _stored_bytes(self, image: int) -> Interval:
-        """Estimate the bytes that an image's data would take in an overlay; neighbouring cells show the error."""
+        """Estimate the error from the differences between neighbouring cells."""
         cells, number = np.unique(self._probes[image] >> self.levels[image], return_inverse=True)
         values = np.bincount(number, weights=self._stored[image])
         is_adjacent = np.diff(cells) == 1
@@ -111,7 +107,6 @@ class SampleIndex:
         return np.union1d(changed, np.setdiff1d(self._numbers[template], self._numbers[image]))
 
     def _share_of_hits(self, image: int, template: int, weights: SampleNumbers) -> Interval:
-        """Return the share of an image's samples, each with its weight, that a template has, too."""
         level = int(max(self.levels[image], self.levels[template]))
         taken = self.heights[image] >= level
         weights = weights[taken]
@@ -126,10 +121,7 @@ class SampleIndex:
 
 
 def _product(one: Interval, other: Interval) -> Interval:
-    """Return the interval of the product of independent values.
-
-    On each side of the estimate, the squares of the relative errors add up.
-    """
+    """Multiply independent values: on each side of the estimate, the squares of the relative errors add up."""
     estimate = one.estimate * other.estimate
     below = math.hypot((one.estimate - one.low) * other.estimate, (other.estimate - other.low) * one.estimate)
     above = math.hypot((one.high - one.estimate) * other.estimate, (other.high - other.estimate) * one.estimate)
@@ -137,7 +129,7 @@ def _product(one: Interval, other: Interval) -> Interval:
 
 
 def _counts(heights: Sequence[SampleNumbers], highest: int) -> SampleNumbers:
-    """Return how many samples of each image (row) have at least each height (column), to ``highest`` or more."""
+    """Return how many samples of each image (row) have at least each height (column)."""
     highest = max([highest, *(int(each.max(initial=0)) for each in heights)])
     counts = np.zeros((len(heights), highest + 1), dtype=np.int64)
     for row, each in enumerate(heights):

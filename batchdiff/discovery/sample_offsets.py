@@ -1,4 +1,4 @@
-"""The offsets at which images are sampled, the same ones in all images of one level; pure.
+"""The offsets at which images are sampled; pure.
 
 ::
 
@@ -24,8 +24,7 @@ from batchdiff.units import KIB
 SampleNumbers: TypeAlias = npt.NDArray[np.int64]
 
 SAMPLE = 64 * KIB
-"""The size of a sample in bytes: that of an overlay's default cluster, so a sample that differs takes one
-cluster."""
+"""The bytes of a sample, and of an overlay's default cluster."""
 
 HIGHEST_LEVEL = 40
 """A cell of this level covers at least 64 PiB, more than the data of any image."""
@@ -38,7 +37,7 @@ _WORD = (1 << 64) - 1
 
 
 def chosen_probes(cells: SampleNumbers, level: int) -> SampleNumbers:
-    """Return, for each cell of ``2**level`` probes, the number of the probe that is chosen in it."""
+    """Return the number of the probe that is chosen in each cell."""
     at = cells
     for each in range(level, 0, -1):
         at = 2 * at + _second_child(at, each)
@@ -46,7 +45,7 @@ def chosen_probes(cells: SampleNumbers, level: int) -> SampleNumbers:
 
 
 def levels_of(probes: SampleNumbers) -> SampleNumbers:
-    """Return the highest level at which each probe is chosen, at most ``HIGHEST_LEVEL``."""
+    """Return the highest level at which each probe is chosen."""
     found = np.zeros(len(probes), dtype=np.int64)
     still = np.ones(len(probes), dtype=bool)
     for level in range(1, HIGHEST_LEVEL + 1):
@@ -58,7 +57,7 @@ def levels_of(probes: SampleNumbers) -> SampleNumbers:
 
 
 def _second_child(cells: SampleNumbers, level: int) -> SampleNumbers:
-    """Return 1 for each cell whose chosen probe is in its second half, otherwise 0: a bit of SplitMix64."""
+    """Return 1 for each cell whose chosen probe is in its second half, otherwise 0."""
     mixed = cells.astype(np.uint64) + np.uint64((_SEED + level * _GOLDEN) & _WORD)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

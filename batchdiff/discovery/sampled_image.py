@@ -15,10 +15,9 @@ from batchdiff.image_source import ImageSource
 class SampledImage:
     """An image and its samples.
 
-    ``allocated``: the bytes that all its files take on disk; ``reclaimable``: those that deleting these files
-    would free; ``exactness``: that of ``reclaimable``. ``by_content``: only its content shows that it is not raw.
-    ``not_a_guest``: why it can be a template, but not a guest; empty if it can be both. ``in_use``: True if its
-    use is the reason. ``snapshots``, ``bitmaps``: how many its conversion would lose.
+    ``reclaimable``: the bytes that deleting its files would free; ``exactness``: that of ``reclaimable``.
+    ``by_content``: only its content shows that it is not raw. ``not_a_guest``: why it can only be a template; may
+    be empty. ``snapshots``, ``bitmaps``: how many its conversion would lose.
     """
 
     source: ImageSource
@@ -43,14 +42,14 @@ class SampledImage:
 
     @property
     def losses(self) -> str:
-        """The snapshots and bitmaps that its conversion would lose, in words; empty if there are none."""
+        """The snapshots and bitmaps, in words; empty if there are none."""
         counts = ((self.snapshots, "snapshot"), (self.bitmaps, "bitmap"))
         return " and ".join(f"{count} {kind}{'' if count == 1 else 's'}" for count, kind in counts if count)
 
 
 @frozen
 class ExistingOverlay:
-    """An image with a backing file. ``backing``: the path of that file, as of :class:`ImageSource`."""
+    """An image with a backing file, whose path is ``backing``."""
 
     path: str
     backing: str
@@ -60,7 +59,7 @@ Examined = SampledImage | ExistingOverlay | Exclusion
 
 
 class Sampling(NamedTuple):
-    """The result for a file, and the reads for its samples, counted even if it is left out."""
+    """The result for a file, and the reads for its samples."""
 
     examined: Examined
     reads: int

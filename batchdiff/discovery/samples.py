@@ -37,7 +37,7 @@ from batchdiff.units import MIB, ceil_div
 Hashes: TypeAlias = npt.NDArray[np.uint64]
 
 _WINDOW = 64 * MIB
-"""Guest bytes whose segments are in memory at once: at most 131,072 segments if clusters have 512 bytes."""
+"""Guest bytes whose segments are in memory at once."""
 
 _ENOUGH = 2
 """If fewer probes are found than the maximum divided by this, a lower level is tried."""
@@ -64,14 +64,14 @@ SCATTERED = SampleShape(512, 0)
 """Single samples, for the narrowest intervals."""
 
 SEQUENTIAL = SampleShape(2048, 5)
-"""64 probes of 2 MiB: on a spinning disk, reading one takes about as long as seeking to it, and all take 1.5 s."""
+"""64 probes of 2 MiB: on a spinning disk, reading one takes about as long as seeking to it."""
 
 
 class Samples(NamedTuple):
-    """The nonzero samples of an image. ``numbers``: the offset of each divided by 64 KiB, ascending.
+    """The nonzero samples of an image.
 
-    ``level``: each probe stands for ``2**level`` probes; at level 0, all data was read. ``stored``: the bytes of
-    each sample in an overlay, in blocks of 4 KiB, without the image's holes.
+    ``level``: each probe stands for ``2**level`` probes; at level 0, all data was read. ``numbers``: the offset of
+    each sample divided by 64 KiB, ascending. ``stored``: the bytes that each would take in an overlay.
     """
 
     level: int
@@ -81,7 +81,7 @@ class Samples(NamedTuple):
 
 
 class ReadCount:
-    """The number of reads for samples, and the bytes of data that they covered."""
+    """The reads for samples, and the bytes of data in them."""
 
     def __init__(self) -> None:
         self.reads = 0
@@ -89,10 +89,7 @@ class ReadCount:
 
 
 def most_bytes(path: str, shape: SampleShape) -> int:
-    """Estimate the most bytes to read of an image from the sizes and allocation of its files.
-
-    It is 0 if the image's own file cannot be opened.
-    """
+    """Estimate the most bytes to read of an image; 0 if its own file cannot be opened."""
     try:
         fd = open_image_file(path)
     except ImageError:
@@ -106,7 +103,7 @@ def most_bytes(path: str, shape: SampleShape) -> int:
 
 
 def _parts(path: str) -> set[str]:
-    """Return the paths of the extents or the data file that an image's header names and may name."""
+    """Return other files that a header names and may name."""
     found: set[str] = set()
     with contextlib.suppress(OSError):
         for each in Heads().names(path, os.stat(path)):
@@ -116,7 +113,7 @@ def _parts(path: str) -> set[str]:
 
 
 def _data_bytes(path: str) -> int:
-    """Return the most bytes of data in a regular file, which is not opened: a header may name any file."""
+    """Measure a file without opening it: a header may name any file."""
     with contextlib.suppress(OSError):
         info = os.stat(path)
         if stat.S_ISREG(info.st_mode):
@@ -125,9 +122,7 @@ def _data_bytes(path: str) -> int:
 
 
 def take_samples(image: Image, shape: SampleShape, count: ReadCount) -> Samples:
-    """Return the samples of an open image, from at most ``shape.probes`` probes.
-
-    ``count`` is updated after each read, so it is right even if a later one fails.
+    """Return the samples of an open image. ``count`` is right even if a read fails.
 
     :raises ImageError: the image cannot be read, or the filesystem reports an error.
     """
@@ -167,7 +162,7 @@ def take_samples(image: Image, shape: SampleShape, count: ReadCount) -> Samples:
 
 
 def _stored_blocks(segments: Iterable[Segment], rule: WriteRule, start: int, length: int) -> npt.NDArray[np.bool_]:
-    """Return which blocks of 4 KiB an overlay would store if all of a range differed."""
+    """Return which blocks of 4 KiB an overlay would store."""
     blocks = np.zeros(length // UNIT, dtype=bool)
     for segment in segments:
         for part, to_write in rule.parts(segment):
@@ -177,7 +172,6 @@ def _stored_blocks(segments: Iterable[Segment], rule: WriteRule, start: int, len
 
 
 def _stored(image: Image) -> int:
-    """Return the bytes that the files of an image take on disk; for a block device, its size."""
     return sum(
         content_size(layer.fd) if is_block_device(layer.fd) else os.fstat(layer.fd).st_blocks * 512
         for layer in image.layers
@@ -185,7 +179,7 @@ def _stored(image: Image) -> int:
 
 
 def _first_level(stored: int, shape: SampleShape) -> int:
-    """Return the lowest level that would give few enough probes if all stored data were contiguous."""
+    """Return the lowest level with few enough probes if all stored data were contiguous."""
     level = 0
     while stored >> level > shape.probes * shape.probe:
         level += 1
@@ -193,7 +187,7 @@ def _first_level(stored: int, shape: SampleShape) -> int:
 
 
 def _places(image: Image, level: int, shape: SampleShape) -> SampleNumbers:
-    """Return the numbers of the probes that are chosen at a level and have data, ascending."""
+    """Return the chosen probes that have data, ascending."""
     step = max(_WINDOW, shape.probe << level)
     found = [np.zeros(0, dtype=np.int64)]
     at = 0
@@ -231,7 +225,6 @@ def _ranges(first: SampleNumbers, last: SampleNumbers) -> SampleNumbers:
 
 
 def _nonzero(probe: memoryview, first: int) -> Iterator[tuple[int, memoryview]]:
-    """Yield the number and bytes of each nonzero sample of a probe; ``first``: the number of its first sample."""
     for offset in range(0, len(probe), SAMPLE):
         sample = probe[offset : offset + SAMPLE]
         if np.frombuffer(sample, dtype=np.uint64).any():
@@ -239,6 +232,5 @@ def _nonzero(probe: memoryview, first: int) -> Iterator[tuple[int, memoryview]]:
 
 
 def _hash(number: int, sample: memoryview) -> int:
-    """Return a 64-bit hash of a sample and its place."""
     digest = hashlib.blake2b(sample, digest_size=8, salt=number.to_bytes(16, "little"))
     return int.from_bytes(digest.digest(), "little")

@@ -29,10 +29,7 @@ _MAY_HAVE_BACKING = {ImageFormat.QCOW2, ImageFormat.QED}
 
 @frozen
 class SamplingJob:
-    """A job (:class:`~batchdiff.planning.scan.executor.Job`) in which a task is the index of a file to sample.
-
-    ``observer`` is called at every read.
-    """
+    """A job (:class:`~batchdiff.planning.scan.executor.Job`) in which a task is the index of a file to sample."""
 
     files: tuple[FileToSample, ...]
     shape: SampleShape
@@ -40,7 +37,7 @@ class SamplingJob:
 
     @contextmanager
     def begin(self) -> Iterator[Callable[[int], tuple[int, Sampling]]]:
-        """Yield the function that samples the file of an index, and also returns the index."""
+        """Yield the function that samples the file of an index."""
 
         def sample(number: int) -> tuple[int, Sampling]:
             count = ReadCount()
@@ -51,7 +48,7 @@ class SamplingJob:
         yield sample
 
     def describe(self, number: int) -> str:
-        """Describe the work on a file, for messages."""
+        """Describe a task, for messages."""
         return f"sampling {self.files[number].path}"
 
 
@@ -74,7 +71,7 @@ def _examine(file: FileToSample, shape: SampleShape, observer: ReadObserver | No
             " `secret_file: PATH`"
         )
         return Exclusion(file.path, Cause.UNREADABLE, why)
-    except BatchdiffError as error:  # such as damage, or a missing program for this format
+    except BatchdiffError as error:
         return Exclusion(file.path, Cause.UNREADABLE, str(error))
 
 
@@ -119,7 +116,6 @@ def _sampled(image: Image, file: FileToSample, shape: SampleShape, count: ReadCo
 
 
 def _use(image: Image, purpose: Purpose, domain: str) -> str:
-    """Return the use of an image that its purpose does not allow; empty if there is none."""
     try:
         require_unused(image, purpose, domain=domain)
     except (GuestError, ImageError) as error:

@@ -1,4 +1,4 @@
-"""A fact about a machine, QEMU or a folder, and its meaning for batchdiff."""
+"""A fact for `batchdiff doctor`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ class Ability(enum.StrEnum):
 
     GOOD = "good"
     LIMITED = "limited"
-    """``plan`` and ``apply`` work with a restriction: for example, they are slower, save less space, leave a check
-    to the operator, or refuse some formats."""
+    """``plan`` and ``apply`` work with a restriction."""
     MISSING = "missing"
     """A part of ``plan`` or ``apply`` does not work with the default options."""
 
@@ -22,7 +21,7 @@ class Ability(enum.StrEnum):
 class Fact:
     """A fact about ``subject``: ``machine``, ``QEMU``, or the absolute path of a folder.
 
-    ``effect``: the consequence, the remedy, or both; empty if there is neither.
+    ``effect``: the consequence, the remedy, or both; may be empty.
     """
 
     subject: str

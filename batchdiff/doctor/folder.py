@@ -25,17 +25,17 @@ _FICLONE = 0x40049409
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 _TRIAL = 64 * KIB
 _LITTLE = 64 * MIB
-"""Bytes of free space; in less, hardly any overlay fits."""
+"""With less free space, hardly any overlay fits."""
 
 _OF_ONE_HOST = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "f2fs", "bcachefs"})
-"""Filesystems that only one host at a time may mount. Others may be cluster or network filesystems."""
+"""Filesystems that only one host at a time may mount."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
 
 
 def folder_facts(folder: str) -> list[Fact]:
-    """Return facts about a folder for images: only one, with the reason, if it cannot be opened."""
+    """Return facts about a folder; only one, with the reason, if it cannot be opened."""
     path = os.path.abspath(folder)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -82,7 +82,6 @@ def _space(path: str) -> Fact:
 
 
 def _trials(path: str) -> list[Fact]:
-    """Test what the filesystem can do, with temporary files that leave nothing behind."""
     try:
         # If the filesystem lacks O_TMPFILE, each file has a name for a moment.
         with tempfile.TemporaryFile(dir=path) as one, tempfile.TemporaryFile(dir=path) as other:

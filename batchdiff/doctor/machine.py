@@ -25,7 +25,7 @@ from batchdiff.units import format_size
 MACHINE, QEMU = "machine", "QEMU"
 
 _TRIAL = bytes(range(256)) * 16
-"""The content of a trial image; its length is a whole number of sectors."""
+"""A trial image: a whole number of sectors."""
 
 _NO_VERSION = "0.0.0"
 """The version in the metadata of Debian's isal, whose build does not find the real one."""
@@ -35,7 +35,7 @@ _FULL_LANDLOCK = 4
 
 
 def machine_facts() -> list[Fact]:
-    """Return facts about batchdiff, Python, the kernel, CPUs, memory, ISA-L, Landlock and limits on QEMU."""
+    """Return facts about the machine."""
     memory = available_memory()
     return [
         Fact(MACHINE, "batchdiff", __version__),
@@ -67,7 +67,6 @@ def _how_to_install_isal() -> str:
 
 
 def _limits() -> Fact:
-    """Return the limits on QEMU's programs."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if hard != resource.RLIM_INFINITY and hard < MEMORY:
         effect = (
@@ -116,7 +115,6 @@ def qemu_facts() -> list[Fact]:
 
 
 def _overlays(formats: list[str], options: list[str]) -> Fact:
-    """Return which kinds of overlays this QEMU supports."""
     there = {"qcow2": True, "qed": "qed" in formats, "encrypted with LUKS": "encrypt.format" in options}
     lacking = [kind for kind, is_there in there.items() if not is_there]
     value = ", ".join(kind for kind in there if kind not in lacking)
@@ -128,7 +126,6 @@ def _overlays(formats: list[str], options: list[str]) -> Fact:
 
 
 def _exports() -> Fact:
-    """Return whether an image can be exported and read."""
     name = "exports (qemu-nbd)"
     try:
         with ExitStack() as opened:
@@ -152,7 +149,7 @@ def _exports() -> Fact:
 
 
 def _formats(formats: list[str]) -> Fact:
-    """Return the formats that a manifest may name and QEMU supports; QEMU's list also includes protocols."""
+    """Leave out protocols, which QEMU's list includes, too."""
     lacking = [name for name in ("qcow2", "raw") if name not in formats]
     value = ", ".join(name for name in ImageFormat if name in formats)
     if not lacking:

@@ -1,4 +1,4 @@
-"""The figures of a plan that is not written, for a fleet that is better read whole than sampled.
+"""The figures of a plan that is not written.
 
 ::
 
@@ -30,12 +30,12 @@ def planned_guests(  # noqa: PLR0913  # options by keyword
     progress: Callable[[int, int], None],
     observer: ReadObserver | None,
 ) -> tuple[GuestEstimate, ...]:
-    """Make a plan, and return its figures for all guests. ``samples``: those that were taken, by guest.
+    """Make a plan, and return its figures for all guests.
 
-    ``progress`` is called with the bytes done and the total; ``observer``, at every read of an image.
+    ``progress`` is called with the bytes done and the total.
 
-    :raises ImageError: the template cannot be read, is in use, or changed meanwhile.
-    :raises WorkerError: a worker process could not be started, died, or ran out of memory.
+    :raises ImageError: the template cannot be used, or has changed.
+    :raises WorkerError: a worker failed.
     """
     plan = make_plan(
         manifest, jobs=jobs, progress=progress, earlier=EarlierResults(plans=plans), observer=observer
@@ -44,7 +44,6 @@ def planned_guests(  # noqa: PLR0913  # options by keyword
 
 
 def _as_estimate(guest: GuestPlan, sample: GuestSample | None) -> GuestEstimate:
-    """Return a plan's figures for a guest as an estimate."""
     overlay = saved = None
     if guest.strategy is Strategy.SHARE:
         saved = None if guest.sharing is None else exactly(float(guest.sharing.saved_bytes))

@@ -1,4 +1,4 @@
-"""An estimate as data: the space taken and saved, for each guest and in total, as intervals."""
+"""An estimate as data."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ from batchdiff.sampling.interval import Interval, exactly, sum_of
 class GuestEstimate:
     """The estimate for one guest.
 
-    ``plan``: the guest's part of a plan, provided that the rest of the guest is like its sample. ``overlay``: the
-    bytes that its overlay would take on disk; ``saved``: the bytes that would be freed; each is None if it was not
-    estimated, and ``overlay`` also if the guest would get none. ``threshold``: the least savings, in bytes, at
-    which a plan works on the guest; irrelevant if ``is_complete``. ``probes``: how many of its probes were read;
-    ``read_bytes``: the bytes read from the guest and, for its probes, from the template; both are 0 if reading a
-    probe failed. ``is_complete``: the verdict and the figures are those of a plan, with the plan's error.
+    ``plan``: the guest's part of a plan if the rest of the guest is like its sample. ``overlay``, ``saved``: the
+    bytes that an overlay would take on disk, and that would be freed; None if not estimated. ``threshold``: the
+    least savings, in bytes, at which a plan works on the guest. ``read_bytes``: those of the guest and, for its
+    probes, of the template. ``is_complete``: the verdict and the figures are those of a plan.
     """
 
     plan: GuestPlan
@@ -34,7 +32,7 @@ class GuestEstimate:
 
     @property
     def savings(self) -> Savings | Sharing | None:
-        """The plan's savings or, if the guest would get no overlay, its sharing; None if neither was estimated."""
+        """The plan's savings or, if the guest would get no overlay, its sharing."""
         if self.saved is None:
             return None
         if self.overlay is None:
@@ -43,7 +41,7 @@ class GuestEstimate:
 
     @property
     def is_worked_on(self) -> bool:
-        """True if a plan would probably convert the guest or have it share blocks in place."""
+        """True if a plan would probably work on the guest."""
         return self.plan.verdict in {Verdict.CONVERT, Verdict.SHARE}
 
     @property
@@ -64,11 +62,11 @@ class GuestEstimate:
 
 @frozen
 class EstimateTotals:
-    """The number of guests with each verdict, and sums in bytes over the guests that a plan would work on.
+    """The totals of a fleet; sums are in bytes.
 
-    ``verdicts`` may lack a verdict that no guest has. ``undecided``: how many guests a plan may work on or skip;
-    each of them may widen the intervals. ``allocated_bytes``: the allocation of the guests that a plan would work
-    on; ``sampled_bytes``: that of all guests whose savings were estimated.
+    ``verdicts`` may lack a verdict that no guest has. ``undecided``: how many guests a plan may work on or skip.
+    ``allocated_bytes``: the allocation of the guests that a plan would work on; ``sampled_bytes``: that of all
+    guests whose savings were estimated.
     """
 
     verdicts: Mapping[Verdict, int]
@@ -88,9 +86,8 @@ class EstimateTotals:
 class Estimate:
     """The estimate of a fleet.
 
-    ``wanted_error``, ``seed``: as in the options. ``whole_bytes``: what a plan would read, without the data that
-    it reads again to compress it. ``seconds``: the time that the estimate took. ``template_bytes``: the template's
-    part of ``whole_bytes`` if a plan was made for its figures; otherwise 0.
+    ``whole_bytes``: the bytes that a plan would read, without the data that it reads again to compress it.
+    ``template_bytes``: the template's part of ``whole_bytes`` if a plan was made for its figures; otherwise 0.
     """
 
     generator: str
@@ -133,7 +130,7 @@ def totals_of_estimates(guests: Iterable[GuestEstimate]) -> EstimateTotals:
 
 
 def _if_converted(guest: GuestEstimate, figure: Interval | None) -> Interval:
-    """Return a guest's part of a sum; if the guest is undecided, the interval includes 0."""
+    """Include 0 in the interval if the guest is undecided."""
     if figure is None:
         return exactly(0.0)
     converts = guest.is_worked_on

@@ -1,4 +1,4 @@
-"""Estimate a fleet: use metadata as far as it suffices, and sample the rest until the total is certain enough.
+"""Estimate a fleet from metadata and samples.
 
 ::
 
@@ -7,10 +7,7 @@
                                  +---- double ------+------ halve the target --------+
                            the least certain samples
 
-If a plan is better than further samples (:func:`plan_reads_less`), the figures of a plan are the estimate.
-
-Each guest is sampled at offsets of its own, drawn from the seed and its name. So the errors of different guests
-are independent, and the estimate does not depend on the number of jobs.
+Each guest is sampled at offsets of its own, so the errors of different guests are independent.
 """
 
 from __future__ import annotations
@@ -57,7 +54,7 @@ from batchdiff.planning.sharing_objections import without_unshareable
 from batchdiff.progress import ignore
 
 _GEOMETRY_CHANGES = 3
-"""The number of times that the geometry of an overlay may be chosen anew while its guest's sample grows."""
+"""The number of times that the geometry of an overlay may be chosen anew."""
 
 
 @frozen
@@ -65,9 +62,8 @@ class EstimateOptions:
     """The options of an estimate.
 
     ``error``: the wanted half width of the interval of the total savings, as a share of the allocation of the
-    sampled guests. ``seed``: at least 0; the same one gives the same estimate of unchanged images. ``opened`` is
-    called with the number of images examined so far, including the template, plus that of candidates opened again;
-    ``progress``, with the bytes read so far and the total, which may grow; ``observer``, at every read.
+    sampled guests. ``seed``: at least 0. ``opened`` is called with a growing count of images; ``progress``, with
+    the bytes read so far and the total, which may grow.
     """
 
     error: float
@@ -79,10 +75,10 @@ class EstimateOptions:
 
 
 def make_estimate(manifest: Manifest, options: EstimateOptions, plans: EarlierPlans) -> Estimate:
-    """Return the estimate for all guests of a manifest, with the reason for each that a plan would leave alone.
+    """Return the estimate for all guests of a manifest.
 
-    :raises ImageError: the template cannot be read, is in use, or changed meanwhile.
-    :raises WorkerError: a worker process could not be started, died, or ran out of memory.
+    :raises ImageError: the template cannot be used, or has changed.
+    :raises WorkerError: a worker failed.
     """
     begun = time.monotonic()
     raise_descriptor_limit()
@@ -130,15 +126,11 @@ def make_estimate(manifest: Manifest, options: EstimateOptions, plans: EarlierPl
 
 
 class _PlanReadsLessError(Exception):
-    """A plan is better than further samples (:func:`plan_reads_less`)."""
+    """A plan is better than further samples, so its figures are the estimate."""
 
 
 class _Estimator:
-    """The work on one fleet.
-
-    ``_decided``: estimates of guests that are not sampled, or no longer; ``_changes``: how often the geometry of
-    a guest's overlay has changed.
-    """
+    """The work on one fleet. ``_decided``: estimates of guests that are not sampled, or no longer."""
 
     def __init__(
         self, template: Image, parts: list[Part], facts: FleetFacts, options: EstimateOptions, *, sharing: bool
@@ -156,7 +148,6 @@ class _Estimator:
         self._sizes = Sizes(self._candidates, facts, jobs=limits.jobs)
         records = {name: guest.record for name, guest in self._guests.items()}
         self.times_read = times_read(records, exported, limits.files)
-        """How many times a plan reads the template."""
         self._begin()
 
     @property
@@ -165,7 +156,6 @@ class _Estimator:
         return sum(sample.frame.open_bytes for sample in self._samples.values())
 
     def planned(self, plans: EarlierPlans) -> tuple[GuestEstimate, ...]:
-        """Make a plan, and return its figures."""
         before = self._sampler.done
         return planned_guests(
             self._facts.manifest,
@@ -177,7 +167,7 @@ class _Estimator:
         )
 
     def estimated(self, whole: int) -> tuple[GuestEstimate, ...] | None:
-        """Return the estimates of all guests; None if a plan, which reads ``whole`` bytes, is better."""
+        """Return None if a plan, which reads ``whole`` bytes, is better."""
         self._whole = whole
         try:
             return self._sampled()
@@ -185,7 +175,7 @@ class _Estimator:
             return None
 
     def _sampled(self) -> tuple[GuestEstimate, ...]:
-        """Sample until the total is certain enough or everything is read, or raise _PlanReadsLessError."""
+        """Sample until the total is certain enough or everything is read."""
         target = self._options.error * sum(sample.allocated for sample in self._samples.values())
         self._read()
         while True:
@@ -202,10 +192,7 @@ class _Estimator:
             target /= 2
 
     def _choose(self) -> bool:
-        """Choose the geometries that are ``auto``, as a plan would; return True if any of them has changed.
-
-        After a few changes, a geometry is kept: the alternatives are about as good.
-        """
+        """Return True if a geometry has changed. After a few changes, it is kept: others are about as good."""
         changed = False
         for name, sample in self._samples.items():
             entry = self._candidates[name].entry
@@ -245,7 +232,7 @@ class _Estimator:
         self._samples.pop(name, None)
 
     def _opened(self) -> tuple[dict[str, SampledGuest], list[str]]:
-        """Open each candidate briefly; return those to sample, and the names of those that QEMU must export."""
+        """Return the guests to sample, and the names of those that QEMU must export."""
         guests, exported = {}, []
         for number, (name, candidate) in enumerate(self._candidates.items()):
             self._options.opened(1 + len(self._parts) + number)
@@ -258,7 +245,6 @@ class _Estimator:
         return guests, exported
 
     def _begin(self) -> None:
-        """Find the frame of each guest, and draw its first probes."""
         first = first_probes(len(self._guests))
         for name, frame in self._sampler.frames().items():
             if isinstance(frame, ImageError):
