@@ -1,4 +1,4 @@
-"""The other files that an image may use: those beside it, and those in folders that the manifest allows.
+"""The other files that an image may use.
 
 ::
 
@@ -24,7 +24,7 @@ _COPY = "If you trust the image, copy it into a single file with `qemu-img conve
 
 
 def allowed_file(name: str, image: str, folders: tuple[str, ...]) -> str:
-    """Return the path, with all links resolved, of a file that the image at ``image`` names.
+    """Return the resolved path of a file that an image names.
 
     Allowed are files directly in the image's folder, and at any depth in ``folders``: absolute paths without
     symbolic links.

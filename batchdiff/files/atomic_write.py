@@ -1,4 +1,4 @@
-"""Atomic replacement of a file: even after a crash, it has either all of the new content or all of the old."""
+"""Atomic replacement of a file: even after a crash, it has all of the new content or all of the old."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from batchdiff.files import own_files
 
 
 def write_whole(path: str, pieces: Iterable[str], *, encoding: str = "ascii", mode: int | None = None) -> None:
-    """Write a file under a temporary name, make it durable, and rename it to ``path``.
+    """Write or replace a file, atomically and durably.
 
     ``path`` must include a folder. A symbolic link there is replaced, not followed. Without ``mode``, the file
-    gets, as far as possible, the owner and mode of the regular file that it replaces; if there is none, a mode
-    from the umask.
+    gets, as far as possible, the owner and mode of a regular file that it replaces.
 
     :raises OSError: the file cannot be written or made durable.
     :raises UnicodeEncodeError: a piece cannot be encoded.
@@ -52,10 +51,9 @@ def _keep_readers(fd: int, path: str) -> None:
 def discard_leftovers(path: str) -> None:
     """Remove the temporary files that :func:`write_whole` left behind in a crash.
 
-    If the name of ``path`` is too long, they stay: see :func:`own_files.is_temporary_of`. The caller must ensure
-    that no process is writing ``path``.
+    If the name is too long, they stay: see :func:`own_files.is_temporary_of`. No process may be writing ``path``.
 
-    :raises OSError: a file cannot be found or removed.
+    :raises OSError: the files cannot be listed or removed.
     """
     folder = os.path.dirname(path)
     for name in os.listdir(folder):
@@ -66,7 +64,7 @@ def discard_leftovers(path: str) -> None:
 def sync_folder(path: str) -> None:
     """Make the names in a folder durable.
 
-    :raises OSError: the folder cannot be opened or synced.
+    :raises OSError: the folder cannot be synced.
     """
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

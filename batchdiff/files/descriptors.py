@@ -55,6 +55,6 @@ def free_descriptors() -> int:
     most = _MOST if soft == resource.RLIM_INFINITY else soft
     try:
         used = len(os.listdir(_FILES)) - 1  # less the one that lists them
-    except OSError:  # no descriptor is left to list them with, or /proc is not mounted
+    except OSError:  # no descriptor is left, or /proc is not mounted
         return 0
     return max(most - used, 0)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 _LONGEST = 255
 """In bytes, if a filesystem does not report its own limit (Linux ``NAME_MAX``)."""
 
-# Control characters, line and paragraph separators: they can forge lines in reports and logs.
+# Control characters and separators of lines or paragraphs can forge lines in reports and logs.
 _UNFIT = frozenset({"Cc", "Zl", "Zp"})
 
 # Characters that change the writing direction can make one name look like another (Unicode Standard Annex #9).
@@ -18,7 +18,7 @@ _TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u20
 
 
 def unfit(text: str) -> bool:
-    """Return whether a name has characters that are not accepted in an image's name.
+    """Return whether a name has unacceptable characters.
 
     Bytes that are not UTF-8 are accepted: Python represents each as U+DC80 to U+DCFF (PEP 383).
     """
@@ -26,7 +26,7 @@ def unfit(text: str) -> bool:
 
 
 def why_unfit(text: str) -> str:
-    """Describe the first unacceptable character of a name; empty if there is none."""
+    """Describe the first unacceptable character; empty if there is none."""
     letter = next(filter(_is_unfit, text), None)
     if letter is None:
         return ""
@@ -66,12 +66,12 @@ def shell_option(option: str, value: str) -> str:
 
 
 def shell_path(path: str) -> str:
-    """Quote a path for a shell, so that no program takes it for an option."""
+    """Quote a path for a shell; no program takes it for an option."""
     return shell_word(as_argument(path))
 
 
 def as_argument(path: str) -> str:
-    """Return a path in a form that no program takes for an option."""
+    """Return a path that no program takes for an option."""
     return f"./{path}" if path.startswith("-") else path
 
 
@@ -90,7 +90,7 @@ def shell_line(words: Iterable[str]) -> str:
 
 
 def check_usable(path: str) -> None:
-    """Refuse a path that no file can have. Python's own messages about such paths vary between versions.
+    """Refuse a path that no file can have: Python's own messages vary between versions.
 
     :raises ValueError: the path has a null byte or cannot be encoded.
     """
@@ -112,7 +112,7 @@ def is_possible(path: str) -> bool:
 
 
 def longest_name(folder: str) -> int:
-    """Return how many bytes a file name in a folder may have."""
+    """Return the limit in bytes on a file name in a folder."""
     try:
         return max(os.pathconf(folder, "PC_NAME_MAX"), 0) or _LONGEST
     except (OSError, ValueError):

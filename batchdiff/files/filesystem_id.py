@@ -31,8 +31,7 @@ def filesystem_id(fd: int) -> str:
 def filesystem_id_at(folder: str, device: int) -> str:
     """Return the identifier of a file's filesystem without opening the file, which could break a lease.
 
-    ``folder``, ``device``: of the file. Return an empty string if no identifier is known, or if the folder has
-    another device number (the file can be a mount point).
+    Empty if none is known, as when the folder has another device number: the file can be a mount point.
     """
     try:
         fd = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -1,4 +1,4 @@
-"""Fingerprints, which show whether a file is still the one that a plan describes, even after a reboot.
+"""Fingerprints, which show whether a file was changed or replaced.
 
 ::
 
@@ -44,7 +44,7 @@ class Fingerprint:
         return self.inode != 0
 
     def is_same_file(self, now: Fingerprint) -> bool:
-        """Return whether both are of the same file, whose content may have changed.
+        """Return whether the file is the same; its content may have changed.
 
         For block devices, compare only the sizes.
         """
@@ -57,14 +57,14 @@ class Fingerprint:
         return self.device == now.device or (self.size, self.mtime_ns) == (now.size, now.mtime_ns)
 
     def is_unwritten(self, now: Fingerprint) -> bool:
-        """Return whether both are of the same file, whose name or mode may have changed.
+        """Return whether the file is the same and unwritten; its name or mode may have changed.
 
         For block devices, compare only the sizes.
         """
         return self.is_same_file(now) and (self.size, self.mtime_ns) == (now.size, now.mtime_ns)
 
     def was_written_to(self, now: Fingerprint) -> bool:
-        """Return whether a file, or a copy of it that keeps its times, has been written to.
+        """Return whether a file, or a copy that keeps its times, has been written to.
 
         For block devices, compare only the sizes.
         """
@@ -105,7 +105,7 @@ NO_FILE = Fingerprint(device=0, inode=-1, size=0, mtime_ns=0, ctime_ns=0)
 
 
 def fingerprint_of(fd: int, size: int) -> Fingerprint:
-    """Return the fingerprint of an open file of ``size`` bytes."""
+    """Return the fingerprint of an open file."""
     info = os.fstat(fd)
     if stat.S_ISBLK(info.st_mode):
         return Fingerprint(info.st_rdev, 0, size, 0, 0)
@@ -113,10 +113,10 @@ def fingerprint_of(fd: int, size: int) -> Fingerprint:
 
 
 def fingerprint_at(path: str) -> Fingerprint | None:
-    """Return the fingerprint of the file at a path; None if it cannot be examined.
+    """Return the fingerprint of a file; None if it cannot be examined.
 
-    Only block devices are opened. Symbolic links are followed only to block devices: /dev/vg/lv lasts, but its
-    target, /dev/dm-3, does not.
+    Only block devices are opened, and links are followed only to them: /dev/vg/lv lasts, but its target,
+    /dev/dm-3, does not.
 
     :raises OSError: a limit of the system was reached.
     """

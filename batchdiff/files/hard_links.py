@@ -1,4 +1,4 @@
-"""Other hard links of a file, which keep its space in use when one name is deleted."""
+"""Hard links, which keep a file's space in use when one name is deleted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The identity of a file, whichever path leads to it."""
+"""The identity of a file."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import threading
 from batchdiff.units import MIB
 
 _KEPT = 2 * MIB
-"""The bytes of the largest qcow2 cluster."""
+"""In bytes: the size of the largest qcow2 cluster."""
 
 _memcmp = ctypes.CDLL(None).memcmp
 _memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)

@@ -7,7 +7,7 @@
     {"report_version": ...                           output of show --format json
     {"time": ..., "step": ...                        a journal
     {"event": ...                                    output of a command with --json
-    {"event": ... "verb": "estimate" ...             output of estimate with --json, which counts as an estimate
+    {"event": ... "verb": "estimate" ...             output of estimate with --json: an estimate
     {"estimate_version": ...                         the report of an estimate
     Estimate for ...                                 the same report as text
 """
@@ -40,13 +40,12 @@ _BY_FIRST_KEY = {
     b"estimate_version": Document.ESTIMATE,
 }
 ESTIMATE_HEADING = b"Estimate for "
-"""The beginning of an estimate as text."""
 
 _VERSIONED = b"format_version"
 
 
 def own_document(head: bytes) -> Document | None:
-    """Return the kind of document that begins with these bytes; None if it is not batchdiff's own."""
+    """Return the kind of a document; None if it is not batchdiff's own."""
     if head.startswith(ESTIMATE_HEADING):
         return Document.ESTIMATE
     found = _FIRST_KEY.match(head)

@@ -6,25 +6,22 @@ import os
 import re
 
 QUARANTINE = ".batchdiff-original"
-"""A complete original that was moved out of the way."""
+"""A complete original, moved out of the way."""
 
 OVERLAY_ASIDE = ".batchdiff-overlay"
-"""An overlay that was moved out of the way."""
+"""An overlay, moved out of the way."""
 
 DELETING = ".batchdiff-deleting"
-"""A file that is about to be deleted."""
 
 TEMPORARY = ".batchdiff-tmp"
-"""A file that does not have its final name yet."""
 
 SIDECAR = ".batchdiff-template.json"
 """The record of a template and its overlays."""
 
 CRASH = ".batchdiff-crash"
-"""A crash report."""
 
 _KEPT = 200
-"""In bytes, of a name in its temporary name."""
+"""In bytes: the kept part of a name."""
 
 ALL = (QUARANTINE, OVERLAY_ASIDE, DELETING, TEMPORARY, SIDECAR, CRASH)
 
@@ -32,13 +29,13 @@ BESIDE_PLAN = (".journal", ".partial", ".definitions")
 """A plan's journal, checkpoint, and folder of saved definitions."""
 
 RESERVED = (*ALL, ".plan.json", *BESIDE_PLAN)
-"""The suffixes that the name of an overlay or a data file must not have."""
+"""Forbidden at the end of the name of an overlay or a data file."""
 
 
 def temporary(path: str) -> str:
-    """Return a new path in the same folder for a file that is being written.
+    """Return a temporary path in the same folder.
 
-    A process ID would not make it unique: it can be the same in every run of a container.
+    Random digits make it unique: a process ID can be the same in every run of a container.
     """
     folder, name = os.path.split(path)
     # Most filesystems limit a name to 255 bytes; the random part keeps shortened names apart.
@@ -46,7 +43,7 @@ def temporary(path: str) -> str:
 
 
 def temporary_data_file(overlay: str) -> str:
-    """Return the temporary path of the data file of an overlay with a temporary path."""
+    """Return the temporary path of a data file, given that of its overlay."""
     return f"{overlay.removesuffix(TEMPORARY)}.data{TEMPORARY}"
 
 

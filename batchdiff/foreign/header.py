@@ -1,4 +1,4 @@
-"""Inspection of headers, and limits on the disks that they describe."""
+"""Limits on the disk that a header describes, and reads of headers."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from batchdiff.qcow2.faults import FormatError, require
 from batchdiff.units import ceil_div, format_size
 
 ReadAt = Callable[[int, int], bytes]
-"""Reads bytes by offset and length; returns fewer at the end of the file. Its callers pass on its errors."""
+"""Reads bytes by offset and length; fewer at the end of the file. Its callers pass on its errors."""
 
 NamedFile = tuple[str, str | None] | None
 """The name and format (None if the header gives none) of a backing file; None if there is no such file."""
 
 
 _CLUSTERS_OF_NOTHING, _BYTES_OF_A_CLUSTER = 1 << 24, 64
-"""The clusters that even an empty file may describe: a TiB in grains of 64 KiB, which QEMU maps in four seconds."""
+"""An empty file may describe a TiB in grains of 64 KiB, which QEMU maps in four seconds."""
 
 
 class Outline(NamedTuple):
-    """The number of an image's clusters, and its backing file.
+    """The clusters of an image, and its backing file.
 
     ``clusters``: for VHDX, the entries of the block table. ``bytes_each``: the bytes on disk required for each
     cluster beyond ``_CLUSTERS_OF_NOTHING``.
@@ -32,7 +32,7 @@ class Outline(NamedTuple):
 
 
 COPY = "Make a qcow2 copy with `qemu-img convert`, and use that in the manifest."
-"""A remedy for a sound image that QEMU can read, but batchdiff refuses."""
+"""A remedy for a sound image that batchdiff refuses."""
 
 _MOST_CLUSTERS = 1 << 27
 """QEMU takes half a minute to map this many, even on an empty disk."""
@@ -58,7 +58,7 @@ def require_mappable(size: int, cluster: int) -> int:
 
 
 def require_stored(outline: Outline, stored: int) -> None:
-    """Require that an image takes enough bytes on disk (``stored``) for the clusters that it describes.
+    """Require enough bytes on disk (``stored``) for the clusters of an image.
 
     :raises FormatError: QEMU would need much time or memory for a nearly empty image.
     """

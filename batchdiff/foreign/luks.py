@@ -1,4 +1,4 @@
-"""LUKS: a header with eight key slots, each of which can hold the master key, encrypted with a passphrase.
+"""LUKS: a header with eight key slots, which can hold the encrypted master key.
 
 ::
 
@@ -35,9 +35,8 @@ demand almost 2^32 in each slot, and QEMU tries every active slot before it reje
 LONGEST_ITER_TIME = 30_000
 """In milliseconds, for a new image.
 
-QEMU gives the slot as many rounds as the CPU does in that time, and the master key an eighth of them. So a new
-image is below the limit if the CPU does at most 30 million rounds a second. An AMD EPYC does ten million with
-SHA-256 and a short key.
+QEMU gives the slot as many rounds as the CPU does in that time, and the master key as many as in an eighth of
+it. So a new image is below the limit if the CPU does at most 30 million rounds a second.
 """
 
 _LUKS2 = (
@@ -64,11 +63,11 @@ class KeySlot(NamedTuple):
 
 
 def inspect_luks(read: ReadAt, size: int) -> int:
-    """Inspect a LUKS header, and return the offset of the payload in bytes.
+    """Inspect a header, and return the offset of the payload in bytes.
 
     ``size``: of the file or, in qcow2, as the header extension gives it.
 
-    :raises FormatError: the header is not a usable one of version 1.
+    :raises FormatError: the header cannot be used.
     """
     fields = _HEADER.unpack(exactly(read, 0, _HEADER.size, "header"))
     magic, version, *names, payload, key_bytes, _, _, iterations, _ = fields
@@ -120,7 +119,7 @@ def _is_text(field: bytes) -> bool:
 
 
 def inspect_luks_image(read: ReadAt, file_size: int) -> None:
-    """Inspect an image in LUKS format.
+    """Inspect an image.
 
     :raises FormatError: the image cannot be used.
     """

@@ -16,7 +16,7 @@ _PAGE, _STRIPES, _SLOTS = 4 * KIB, 4000, 8
 
 
 def _key_bytes(cipher_alg: str, cipher_mode: str) -> int:
-    """Return the length of the key of a cipher such as aes-256; xts needs two keys."""
+    """Parse a cipher such as aes-256; xts needs two keys."""
     bits = int(cipher_alg.rpartition("-")[2])
     return bits // 8 * (2 if cipher_mode == "xts" else 1)
 
@@ -27,5 +27,5 @@ def luks_header_bytes(cipher_alg: str, cipher_mode: str) -> int:
 
 
 def luks_written_bytes(cipher_alg: str, cipher_mode: str) -> int:
-    """Return the bytes in the nonzero pages of a new LUKS header: QEMU fills only one key slot."""
+    """Return the bytes of the nonzero pages of a new LUKS header: QEMU fills only one key slot."""
     return _PAGE + align_up(_key_bytes(cipher_alg, cipher_mode) * _STRIPES, _PAGE)

@@ -1,4 +1,4 @@
-"""The layout and the metadata of a new QED file.
+"""The layout and metadata of a new QED file.
 
 ::
 
@@ -34,9 +34,9 @@ _Offsets = npt.NDArray[np.int64]
 
 @frozen
 class QedLayout:
-    """The place of each part of a file.
+    """The layout of a file.
 
-    ``table_size`` is in clusters, ``virtual_size`` and ``cluster_size`` are in bytes.
+    Sizes and offsets are in bytes, but ``table_size`` is in clusters.
     """
 
     virtual_size: int
@@ -57,17 +57,17 @@ class QedLayout:
 
     @property
     def l1_offset(self) -> int:
-        """Byte offset of the L1 table."""
+        """Offset of the L1 table."""
         return self.cluster_size
 
     @property
     def l2_offset(self) -> int:
-        """Byte offset of the first L2 table."""
+        """Offset of the first L2 table."""
         return self.l1_offset + self.table_bytes
 
     @property
     def data_offset(self) -> int:
-        """Byte offset of the first data cluster."""
+        """Offset of the first data cluster."""
         return self.l2_offset + self.l2_tables * self.table_bytes
 
     @property
@@ -120,7 +120,7 @@ def qed_header(layout: QedLayout, backing: tuple[str, str]) -> bytes:
 
 
 def qed_entries(extents: Extents, layout: QedLayout) -> Iterator[tuple[int, bytes]]:
-    """Yield the file offset and the bytes of each run of nonzero L1 and L2 entries."""
+    """Yield the nonzero L1 and L2 entries as file offsets and bytes."""
     used = numbers(fold(extents, layout.entries))
     offsets = layout.l2_offset + np.arange(len(used), dtype=np.int64) * layout.table_bytes
     for index, offset in zip(used.tolist(), offsets.tolist(), strict=True):
@@ -136,7 +136,7 @@ def qed_entries(extents: Extents, layout: QedLayout) -> Iterator[tuple[int, byte
 
 
 def entry_ranges(extents: Extents, layout: QedLayout) -> tuple[_Offsets, _Offsets]:
-    """Return the starts and ends of the nonzero entries in the file, ascending."""
+    """Return the starts and ends of ranges of nonzero entries in the file, ascending."""
     used = numbers(fold(extents, layout.entries))
     firsts = layout.l1_offset + used.astype(np.int64) * _ENTRY
     runs = [(at, at + count * _ENTRY) for at, count, _ in _runs_in_tables(extents, layout)]
@@ -145,7 +145,7 @@ def entry_ranges(extents: Extents, layout: QedLayout) -> tuple[_Offsets, _Offset
 
 
 def _runs_in_tables(extents: Extents, layout: QedLayout) -> Iterator[tuple[int, int, int]]:
-    """Yield the file offset, number and kind of the entries of each run; no run crosses the edge of a table."""
+    """Yield the offset, number and kind of the entries of each run, cut at the edges of tables."""
     used = numbers(fold(extents, layout.entries))
     for first, last, kind in zip(extents.first.tolist(), extents.end.tolist(), extents.kind.tolist(), strict=True):
         at = first
