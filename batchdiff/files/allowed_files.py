@@ -1,4 +1,4 @@
-"""The other files that an image may use: those beside it, and those in folders that the manifest allows.
+"""The other files that an image may use.
 
 ::
 
@@ -7,7 +7,7 @@
     /pool/web01-f001.vmdk         itself                      with `allow_folders: [/pool]`
     link.vmdk -> /etc/passwd      /etc/passwd                 no: only the link's target counts
 
-Only names are checked here. The code that opens the file must follow no link, and require a regular file.
+Only names are checked: the code that opens the file must follow no link, and require a regular file.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from batchdiff.files.filenames import check_usable, unfit, why_unfit
 from batchdiff.quoting import fits_yaml, show, yaml_text
 
 _LONGEST_SHOWN = 1000
-"""The longest folder path, in characters, that a remedy quotes; an image's header can contain a longer one."""
+"""In characters; an image's header can contain a longer path."""
 _COPY = "If you trust the image, copy it into a single file with `qemu-img convert`; otherwise do without it."
 
 
 def allowed_file(name: str, image: str, folders: tuple[str, ...]) -> str:
-    """Return the path, with all links resolved, of a file that the image at ``image`` names.
+    """Return the resolved path of a file that an image names.
 
-    A relative name is resolved in the image's folder. Files directly in that folder are allowed, and files at any
-    depth in ``folders``: absolute paths without symbolic links.
+    Allowed are files directly in the image's folder, and at any depth in ``folders``: absolute paths without
+    symbolic links.
 
-    :raises ImageError: the name is not a plain path, or resolves to a file elsewhere.
+    :raises ImageError: the file is not allowed.
     """
     own = os.path.realpath(os.path.dirname(image))
     try:

@@ -1,4 +1,4 @@
-"""Atomic replacement of a file: even after a crash, it has either all of the new content or all of the old."""
+"""Atomic replacement of a file: even after a crash, it has all of the new content or all of the old."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from batchdiff.files import own_files
 
 
 def write_whole(path: str, pieces: Iterable[str], *, encoding: str = "ascii", mode: int | None = None) -> None:
-    """Write a file under a temporary name, make it durable, and rename it to ``path``.
+    """Write or replace a file, atomically and durably.
 
-    ``path`` must include a folder. A symbolic link there is replaced, not followed. Without ``mode``, a file that
-    replaces a regular file gets, as far as possible, that file's owner and mode; any other file gets its mode from
-    the umask.
+    ``path`` must include a folder. A symbolic link there is replaced, not followed. Without ``mode``, the file
+    gets, as far as possible, the owner and mode of a regular file that it replaces.
 
-    :raises OSError: the file cannot be written, or its name cannot be made durable.
+    :raises OSError: the file cannot be written or made durable.
     :raises UnicodeEncodeError: a piece cannot be encoded.
     """
     temporary = own_files.temporary(path)
@@ -39,7 +38,6 @@ def write_whole(path: str, pieces: Iterable[str], *, encoding: str = "ascii", mo
 
 
 def _keep_readers(fd: int, path: str) -> None:
-    """Give a file the owner and mode of the regular file that it will replace, if any, as far as possible."""
     with contextlib.suppress(OSError):
         info = os.lstat(path)
         if stat.S_ISREG(info.st_mode):
@@ -51,12 +49,11 @@ def _keep_readers(fd: int, path: str) -> None:
 
 
 def discard_leftovers(path: str) -> None:
-    """Remove the temporary files of ``path`` that :func:`write_whole` left behind in a crash.
+    """Remove the temporary files that :func:`write_whole` left behind in a crash.
 
-    If the name of ``path`` is too long, they stay: see :func:`own_files.is_temporary_of`. The caller must ensure
-    that no process is writing ``path``.
+    If the name is too long, they stay: see :func:`own_files.is_temporary_of`. No process may be writing ``path``.
 
-    :raises OSError: the folder cannot be listed, or a file cannot be removed.
+    :raises OSError: the files cannot be listed or removed.
     """
     folder = os.path.dirname(path)
     for name in os.listdir(folder):
@@ -67,7 +64,7 @@ def discard_leftovers(path: str) -> None:
 def sync_folder(path: str) -> None:
     """Make the names in a folder durable.
 
-    :raises OSError: the folder cannot be opened, or the disk fails.
+    :raises OSError: the folder cannot be synced.
     """
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

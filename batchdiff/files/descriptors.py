@@ -1,4 +1,4 @@
-"""The limit on open files: raise it, and count how many more files this process can open.
+"""The limit on open files.
 
 Source: Linux ``getrlimit(2)``; ``Documentation/filesystems/proc.rst``, 1.1 (fd).
 """
@@ -14,18 +14,14 @@ from batchdiff.errors import BatchdiffError
 _FILES = "/proc/self/fd"
 
 _MOST = 1 << 20
-"""The limit that "unlimited" amounts to: by default, Linux allows no more (fs.nr_open)."""
+"""The meaning of "unlimited": by default, Linux allows no more (fs.nr_open)."""
 
 _LEAST = 32
-"""The number of further files that the limit must allow.
-
-Converting a guest with two backing files takes 22 of them: mostly for the chains that are being verified, and for
-pipes to qemu-img.
-"""
+"""Further files that the limit must allow: converting a guest with two backing files takes 22."""
 
 
 def require_descriptors() -> None:
-    """Raise the limit on open files, and require that it is enough for a fleet of any size.
+    """Raise the limit on open files, and require that it is high enough.
 
     :raises BatchdiffError: the limit is too low, or /proc is not mounted.
     """
@@ -54,11 +50,11 @@ def raise_descriptor_limit() -> None:
 
 
 def free_descriptors() -> int:
-    """Return how many more files the limit lets this process open now; 0 if that is unknown."""
+    """Return how many more files this process can open now; 0 if that is unknown."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _MOST if soft == resource.RLIM_INFINITY else soft
     try:
         used = len(os.listdir(_FILES)) - 1  # less the one that lists them
-    except OSError:  # no descriptor is left to list them with, or /proc is not mounted
+    except OSError:  # no descriptor is left, or /proc is not mounted
         return 0
     return max(most - used, 0)

@@ -1,4 +1,4 @@
-"""File names: those that reports, logs and QEMU can handle, how they are shown and quoted, and their length."""
+"""File names: their characters, quoting and length."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import unicodedata
 from collections.abc import Iterable
 
 _LONGEST = 255
-"""The limit in bytes if a filesystem does not report its own (Linux ``NAME_MAX``)."""
+"""In bytes, if a filesystem does not report its own limit (Linux ``NAME_MAX``)."""
 
-# Control characters, line and paragraph separators: they can forge lines in reports and logs.
+# Control characters and separators of lines or paragraphs can forge lines in reports and logs.
 _UNFIT = frozenset({"Cc", "Zl", "Zp"})
 
 # Characters that change the writing direction can make one name look like another (Unicode Standard Annex #9).
@@ -18,16 +18,15 @@ _TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u20
 
 
 def unfit(text: str) -> bool:
-    """Return whether a name has characters that are not accepted in an image's name.
+    """Return whether a name has unacceptable characters.
 
-    Bytes that are not UTF-8 are accepted: Python represents each as one of the code points U+DC80 to U+DCFF
-    (PEP 383).
+    Bytes that are not UTF-8 are accepted: Python represents each as U+DC80 to U+DCFF (PEP 383).
     """
     return any(_is_unfit(letter) for letter in text)
 
 
 def why_unfit(text: str) -> str:
-    """Describe the first unacceptable character of a name; empty if there is none."""
+    """Describe the first unacceptable character; empty if there is none."""
     letter = next(filter(_is_unfit, text), None)
     if letter is None:
         return ""
@@ -47,15 +46,14 @@ def _is_unfit(letter: str) -> bool:
 
 
 def readable(name: str) -> str:
-    r"""Return a name with escapes, such as ``\udce9``, for what is not UTF-8 or not printable."""
+    r"""Escape unprintable characters and bytes that are not UTF-8, as in ``\udce9``."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
 
 
 def shell_word(text: str) -> str:
     r"""Quote a word for a shell.
 
-    If it has unprintable characters, or bytes that are not UTF-8, it is written as in ``$'caf\351.img'``. Bash,
-    zsh and ksh understand that notation; dash 0.5.12 does not.
+    Bash, zsh and ksh understand the notation for unprintable words, ``$'caf\351.img'``; dash 0.5.12 does not.
     """
     if text.isprintable():
         return shlex.quote(text)
@@ -63,17 +61,17 @@ def shell_word(text: str) -> str:
 
 
 def shell_option(option: str, value: str) -> str:
-    """Return an option and its quoted value for a shell; ``=`` joins them if the value begins with a hyphen."""
+    """Quote an option and its value, even if the value begins with a hyphen."""
     return f"{option}{'=' if value.startswith('-') else ' '}{shell_word(value)}"
 
 
 def shell_path(path: str) -> str:
-    """Quote a path for a shell; one that begins with a hyphen, like an option, is written as ``./-x``."""
+    """Quote a path for a shell; no program takes it for an option."""
     return shell_word(as_argument(path))
 
 
 def as_argument(path: str) -> str:
-    """Return a path in a form that no program takes for an option."""
+    """Return a path that no program takes for an option."""
     return f"./{path}" if path.startswith("-") else path
 
 
@@ -87,14 +85,14 @@ def _typed(letter: str) -> str:
 
 
 def shell_line(words: Iterable[str]) -> str:
-    """Quote words, and join them into a shell command."""
+    """Quote the words of a shell command."""
     return " ".join(map(shell_word, words))
 
 
 def check_usable(path: str) -> None:
-    """Refuse a path that no file can have. Python's own messages about such paths vary between versions.
+    """Refuse a path that no file can have: Python's own messages vary between versions.
 
-    :raises ValueError: the path has a null byte, or characters that cannot be encoded in this locale.
+    :raises ValueError: the path has a null byte or cannot be encoded.
     """
     if "\0" in path:
         raise ValueError("it contains a null byte, which no path can have")
@@ -105,7 +103,7 @@ def check_usable(path: str) -> None:
 
 
 def is_possible(path: str) -> bool:
-    """Return whether a file could have this path; :func:`check_usable` refuses any other."""
+    """Return whether :func:`check_usable` accepts a path."""
     try:
         check_usable(path)
     except ValueError:
@@ -114,7 +112,7 @@ def is_possible(path: str) -> bool:
 
 
 def longest_name(folder: str) -> int:
-    """Return how many bytes a file name in a folder may have; 255 if that is unknown."""
+    """Return the limit in bytes on a file name in a folder."""
     try:
         return max(os.pathconf(folder, "PC_NAME_MAX"), 0) or _LONGEST
     except (OSError, ValueError):

@@ -24,15 +24,14 @@ _BY_UUID = "/dev/disk/by-uuid"
 
 
 def filesystem_id(fd: int) -> str:
-    """Return the lasting identifier of the filesystem of an open file; empty if none is known."""
+    """Return the identifier of an open file's filesystem; empty if none is known."""
     return _filesystem_uuid(fd) or _subvolume_uuid(fd) or _udev_uuid(os.fstat(fd).st_dev)
 
 
 def filesystem_id_at(folder: str, device: int) -> str:
-    """Return the lasting identifier of a file's filesystem without opening the file, which could break a lease.
+    """Return the identifier of a file's filesystem without opening the file, which could break a lease.
 
-    ``folder``, ``device``: the file's folder and device number. Return an empty string if no identifier is known,
-    or if the folder cannot be opened or has another device number (the file can be a mount point).
+    Empty if none is known, as when the folder has another device number: the file can be a mount point.
     """
     try:
         fd = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -66,7 +65,6 @@ def _subvolume_uuid(fd: int) -> str:
 
 @lru_cache(maxsize=64)
 def _udev_uuid(device: int) -> str:
-    """Return the UUID by which udev lists a block device, as an identifier; empty if none is known."""
     try:
         for name in sorted(os.listdir(_BY_UUID)):
             if os.stat(os.path.join(_BY_UUID, name)).st_rdev == device:

@@ -1,4 +1,4 @@
-"""Fingerprints, which show whether a file is still the one that a plan describes, even weeks and reboots later.
+"""Fingerprints, which show whether a file was changed or replaced.
 
 ::
 
@@ -25,10 +25,9 @@ GONE = "it is gone, or cannot be examined"
 
 @frozen(eq=False)
 class Fingerprint:
-    """Identity and last change of a file. Two fingerprints of the same, unchanged file are equal.
+    """Identity and last change of a file.
 
-    ``device``: the number that the filesystem (or the block device) had when the fingerprint was taken.
-    ``filesystem``: the filesystem's lasting identifier, empty if none is known. A block device has inode 0 and no
+    Equal means unchanged, as in the module's table, so ``device`` may differ. A block device has inode 0 and no
     times.
     """
 
@@ -41,13 +40,13 @@ class Fingerprint:
 
     @property
     def vouches_for_content(self) -> bool:
-        """True if an equal fingerprint means equal content; False for a block device."""
+        """False for a block device: an equal fingerprint does not mean equal content."""
         return self.inode != 0
 
     def is_same_file(self, now: Fingerprint) -> bool:
-        """Return whether both fingerprints are of the same file, as far as they show.
+        """Return whether the file is the same; its content may have changed.
 
-        The file's content may have changed. For block devices, compare only the sizes.
+        For block devices, compare only the sizes.
         """
         if self.inode != now.inode:
             return False
@@ -58,24 +57,21 @@ class Fingerprint:
         return self.device == now.device or (self.size, self.mtime_ns) == (now.size, now.mtime_ns)
 
     def is_unwritten(self, now: Fingerprint) -> bool:
-        """Return whether both fingerprints are of the same file, with no write in between.
+        """Return whether the file is the same and unwritten; its name or mode may have changed.
 
-        The file's name or mode may have changed. For block devices, compare only the sizes.
+        For block devices, compare only the sizes.
         """
         return self.is_same_file(now) and (self.size, self.mtime_ns) == (now.size, now.mtime_ns)
 
     def was_written_to(self, now: Fingerprint) -> bool:
-        """Return whether a file, or a copy of it that keeps its times, has been written to.
+        """Return whether a file, or a copy that keeps its times, has been written to.
 
-        For a block device, this detects only a change of size.
+        For block devices, compare only the sizes.
         """
         return (self.size, self.mtime_ns) != (now.size, now.mtime_ns)
 
     def changes(self, now: Fingerprint | None) -> str:
-        """Describe the changes up to a later fingerprint, as clauses; empty if there are none.
-
-        ``now``: as :func:`fingerprint_at` returns it.
-        """
+        """Describe the changes as clauses; empty if there are none. ``now``: see :func:`fingerprint_at`."""
         if now is None:
             return GONE
         if not self.is_same_file(now):
@@ -105,11 +101,11 @@ class Fingerprint:
 
 
 NO_FILE = Fingerprint(device=0, inode=-1, size=0, mtime_ns=0, ctime_ns=0)
-"""A fingerprint that no file has, for a file that is missing or was never finished."""
+"""A fingerprint that no file has."""
 
 
 def fingerprint_of(fd: int, size: int) -> Fingerprint:
-    """Return the fingerprint of an open file of ``size`` bytes."""
+    """Return the fingerprint of an open file."""
     info = os.fstat(fd)
     if stat.S_ISBLK(info.st_mode):
         return Fingerprint(info.st_rdev, 0, size, 0, 0)
@@ -117,12 +113,12 @@ def fingerprint_of(fd: int, size: int) -> Fingerprint:
 
 
 def fingerprint_at(path: str) -> Fingerprint | None:
-    """Return the fingerprint of the file at a path, which is opened only if it is a block device.
+    """Return the fingerprint of a file; None if it cannot be examined.
 
-    Return None if the file cannot be examined. Symbolic links are followed only to block devices: /dev/vg/lv
-    lasts, but its target, /dev/dm-3, does not.
+    Only block devices are opened, and links are followed only to them: /dev/vg/lv lasts, but its target,
+    /dev/dm-3, does not.
 
-    :raises OSError: a limit on open files or memory was reached, so the file may exist.
+    :raises OSError: a limit of the system was reached.
     """
     try:
         info = os.lstat(path)

@@ -1,4 +1,4 @@
-"""Other hard links of a file, which keep its space in use when one name is deleted."""
+"""Hard links, which keep a file's space in use when one name is deleted."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from batchdiff.files.filenames import shell_word
 
 
 def other_names(fd: int, path: str) -> str:
-    """Return how many hard links an open file has, and how to list them, as clauses; empty unless it has several.
-
-    ``path``: the file's absolute path.
-    """
+    """Describe the hard links of an open file, as clauses; empty unless it has several. ``path``: absolute."""
     count = os.fstat(fd).st_nlink
     if count <= 1:
         return ""
@@ -21,7 +18,6 @@ def other_names(fd: int, path: str) -> str:
 
 
 def _mount_point(path: str) -> str:
-    """Return the nearest mount point above a file."""
     folder = os.path.dirname(path)
     while not os.path.ismount(folder):
         folder = os.path.dirname(folder)

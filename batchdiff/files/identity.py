@@ -1,4 +1,4 @@
-"""The identity of a file: paths that resolve to the same file have the same identity."""
+"""The identity of a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Identity: TypeAlias = tuple[str, int, int]
 
 
 def identity_of(path: str) -> Identity | None:
-    """Return the identity of the file that a path resolves to; None if it is missing or cannot be examined."""
+    """Return the identity of the file that a path resolves to; None if it cannot be examined."""
     try:
         return identity_in(os.stat(path))
     except (OSError, ValueError):
@@ -19,7 +19,7 @@ def identity_of(path: str) -> Identity | None:
 
 
 def is_one_image(one: str, other: str) -> bool:
-    """Return whether two paths resolve to the same path, or to the same block device under different names.
+    """Return whether two paths resolve to the same path or block device.
 
     Two hard links of a file are two images: replacing one leaves the other unchanged.
     """
@@ -30,7 +30,7 @@ def is_one_image(one: str, other: str) -> bool:
 
 
 def identity_in(status: os.stat_result) -> Identity:
-    """Return the identity of the file that an ``os.stat`` result describes."""
+    """Return the identity in a result of ``os.stat``."""
     if stat.S_ISBLK(status.st_mode):
         return ("device", status.st_rdev, 0)
     return ("file", status.st_dev, status.st_ino)

@@ -7,7 +7,7 @@
     {"report_version": ...                           output of show --format json
     {"time": ..., "step": ...                        a journal
     {"event": ...                                    output of a command with --json
-    {"event": ... "verb": "estimate" ...             output of estimate with --json, which counts as an estimate
+    {"event": ... "verb": "estimate" ...             output of estimate with --json: an estimate
     {"estimate_version": ...                         the report of an estimate
     Estimate for ...                                 the same report as text
 """
@@ -19,7 +19,7 @@ import re
 
 
 class Document(enum.StrEnum):
-    """A kind of document, as named in messages."""
+    """Kinds of documents, as named in messages."""
 
     PLAN = "a plan"
     SIDECAR = "the sidecar of a template"
@@ -30,8 +30,7 @@ class Document(enum.StrEnum):
 
 
 LARGEST_DOCUMENT = 1 << 30
-"""The size in bytes of the largest plan or journal that is read. A plan of 1,000 guests with 10,000 extents each
-takes 130 MiB; a journal takes about two kilobytes per guest."""
+"""In bytes. A plan of 1,000 guests with 10,000 extents each takes 130 MiB."""
 
 _FIRST_KEY = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"(\w+)"\s*:')
 _BY_FIRST_KEY = {
@@ -41,13 +40,12 @@ _BY_FIRST_KEY = {
     b"estimate_version": Document.ESTIMATE,
 }
 ESTIMATE_HEADING = b"Estimate for "
-"""The beginning of an estimate as text."""
 
 _VERSIONED = b"format_version"
 
 
 def own_document(head: bytes) -> Document | None:
-    """Return the kind of document that begins with these bytes; None for any other file."""
+    """Return the kind of a document; None if it is not batchdiff's own."""
     if head.startswith(ESTIMATE_HEADING):
         return Document.ESTIMATE
     found = _FIRST_KEY.match(head)

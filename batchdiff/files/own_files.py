@@ -1,4 +1,4 @@
-"""The suffixes that batchdiff reserves for its own files, and the names of temporary files."""
+"""The names of batchdiff's own files."""
 
 from __future__ import annotations
 
@@ -6,39 +6,36 @@ import os
 import re
 
 QUARANTINE = ".batchdiff-original"
-"""A complete original that was moved out of the way."""
+"""A complete original, moved out of the way."""
 
 OVERLAY_ASIDE = ".batchdiff-overlay"
-"""An overlay that was moved out of the way."""
+"""An overlay, moved out of the way."""
 
 DELETING = ".batchdiff-deleting"
-"""A file that is about to be deleted."""
 
 TEMPORARY = ".batchdiff-tmp"
-"""A file that does not have its final name yet."""
 
 SIDECAR = ".batchdiff-template.json"
 """The record of a template and its overlays."""
 
 CRASH = ".batchdiff-crash"
-"""A crash report."""
 
 _KEPT = 200
-"""The most bytes of a file's name that its temporary name keeps."""
+"""In bytes: the kept part of a name."""
 
 ALL = (QUARANTINE, OVERLAY_ASIDE, DELETING, TEMPORARY, SIDECAR, CRASH)
 
 BESIDE_PLAN = (".journal", ".partial", ".definitions")
-"""The suffixes of a plan's journal, its checkpoint, and its folder of saved definitions."""
+"""A plan's journal, checkpoint, and folder of saved definitions."""
 
 RESERVED = (*ALL, ".plan.json", *BESIDE_PLAN)
-"""The suffixes that the name of an overlay or a data file must not have."""
+"""Forbidden at the end of the name of an overlay or a data file."""
 
 
 def temporary(path: str) -> str:
-    """Return a path for a file that is being written, in the folder of its final path.
+    """Return a temporary path in the same folder.
 
-    Random digits make the name unique; a process ID can be the same in every run of a container.
+    Random digits make it unique: a process ID can be the same in every run of a container.
     """
     folder, name = os.path.split(path)
     # Most filesystems limit a name to 255 bytes; the random part keeps shortened names apart.
@@ -46,12 +43,12 @@ def temporary(path: str) -> str:
 
 
 def temporary_data_file(overlay: str) -> str:
-    """Return the temporary path of an overlay's data file. ``overlay``: the temporary path of the overlay."""
+    """Return the temporary path of a data file, given that of its overlay."""
     return f"{overlay.removesuffix(TEMPORARY)}.data{TEMPORARY}"
 
 
 def _cut(name: str) -> str:
-    """Cut a name to at most ``_KEPT`` bytes, at the end of a character: qemu-img needs valid UTF-8."""
+    """Cut a name at the end of a character: qemu-img needs valid UTF-8."""
     data, end = os.fsencode(name), _KEPT
     while _KEPT - 3 < end < len(data) and data[end] & 0xC0 == 0x80:
         end -= 1
@@ -61,7 +58,7 @@ def _cut(name: str) -> str:
 def is_temporary_of(name: str, path: str) -> bool:
     """Return whether :func:`temporary` can make ``name`` for ``path``, and for no other path in the same folder.
 
-    False if :func:`temporary` shortens the name of ``path``: several names can have the same shortened form.
+    False if the name of ``path`` is shortened: several names can have the same shortened form.
     """
     own = os.path.basename(path)
     found = re.fullmatch(rf"\.(.+)\.[0-9a-f]{{8}}{re.escape(TEMPORARY)}", name, re.DOTALL)

@@ -8,7 +8,7 @@ import os
 def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
     """Write all of ``data`` at a file offset.
 
-    :raises OSError: a write fails, as on a full disk.
+    :raises OSError: a write fails.
     """
     view = memoryview(data)
     while view:

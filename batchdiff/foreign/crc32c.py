@@ -1,4 +1,4 @@
-"""The checksum CRC-32C, computed quickly for structures that end in many zeros.
+"""The checksum CRC-32C, fast for structures that end in many zeros.
 
 Source: Castagnoli; RFC 3720, 12.1 and B.4 (examples).
 """
@@ -9,7 +9,7 @@ from functools import cache
 
 
 def crc32c(data: bytes) -> int:
-    """Return the checksum. Trailing zero bytes take at most one step for each bit of their number."""
+    """Return the checksum."""
     table, value = _table(), 0xFFFFFFFF
     used = data.rstrip(b"\0")
     for byte in used:
@@ -22,13 +22,12 @@ def crc32c(data: bytes) -> int:
 
 
 def vhdx_checksum(data: bytes) -> int:
-    """Return the checksum of a VHDX structure. Bytes 4 to 7, which store the checksum, count as zeros."""
+    """Return the checksum of a VHDX structure, whose own field for it counts as zeros."""
     return crc32c(data[:4] + bytes(4) + data[8:])
 
 
 @cache
 def _table() -> tuple[int, ...]:
-    """Return the table of CRC-32C, with an entry for each byte value."""
     table = []
     for number in range(256):
         value = number
@@ -40,7 +39,7 @@ def _table() -> tuple[int, ...]:
 
 @cache
 def _zeros(power: int) -> tuple[int, ...]:
-    """Return the matrix that extends a checksum by 2 ** ``power`` zero bytes, as in zlib's ``crc32_combine``."""
+    """Return a matrix that appends 2 ** ``power`` zero bytes, as in zlib's ``crc32_combine``."""
     if power == 0:
         return tuple(_table()[(1 << bit) & 0xFF] ^ ((1 << bit) >> 8) for bit in range(32))
     half = _zeros(power - 1)

@@ -1,4 +1,4 @@
-"""Reads of a file that is being inspected, and limits on the disk that it describes."""
+"""Limits on the disk that a header describes, and reads of headers."""
 
 from __future__ import annotations
 
@@ -9,28 +9,21 @@ from batchdiff.qcow2.faults import FormatError, require
 from batchdiff.units import ceil_div, format_size
 
 ReadAt = Callable[[int, int], bytes]
-"""A function that reads bytes of the file, by offset and length, and returns fewer at the end of the file.
-
-The functions that call it pass on its errors.
-"""
+"""Reads bytes by offset and length; fewer at the end of the file. Its callers pass on its errors."""
 
 NamedFile = tuple[str, str | None] | None
-"""The name of a backing file as written, and its format, which is None if the header gives none.
-
-None if there is no backing file.
-"""
+"""The name and format (None if the header gives none) of a backing file; None if there is no such file."""
 
 
 _CLUSTERS_OF_NOTHING, _BYTES_OF_A_CLUSTER = 1 << 24, 64
-"""The number of clusters that even an empty file may describe (a TiB in grains of 64 KiB, which QEMU maps in four
-seconds), and the bytes on disk required for each further cluster."""
+"""An empty file may describe a TiB in grains of 64 KiB, which QEMU maps in four seconds."""
 
 
 class Outline(NamedTuple):
-    """The number of an image's clusters, and its backing file.
+    """The clusters of an image, and its backing file.
 
     ``clusters``: for VHDX, the entries of the block table. ``bytes_each``: the bytes on disk required for each
-    cluster beyond those that even an empty file may describe.
+    cluster beyond ``_CLUSTERS_OF_NOTHING``.
     """
 
     clusters: int
@@ -39,23 +32,21 @@ class Outline(NamedTuple):
 
 
 COPY = "Make a qcow2 copy with `qemu-img convert`, and use that in the manifest."
-"""A remedy for a sound image that QEMU can read, but batchdiff refuses."""
+"""A remedy for a sound image that batchdiff refuses."""
 
 _MOST_CLUSTERS = 1 << 27
-"""To map a disk, QEMU examines every cluster, even of an empty disk; that takes half a minute for this many."""
+"""QEMU takes half a minute to map this many, even on an empty disk."""
 
 
 def is_mappable(size: int, cluster: int) -> bool:
-    """Return whether QEMU can map a disk in reasonable time. ``size`` and ``cluster`` are in the same unit."""
+    """Return whether QEMU can map a disk in reasonable time; both sizes are in the same unit."""
     return ceil_div(size, cluster) <= _MOST_CLUSTERS
 
 
 def require_mappable(size: int, cluster: int) -> int:
-    """Return the number of clusters of a disk; require that QEMU can map that many in reasonable time.
+    """Return the number of clusters of a disk; both sizes are in the same unit.
 
-    ``size`` and ``cluster`` are in the same unit, such as sectors.
-
-    :raises FormatError: the disk has too many clusters.
+    :raises FormatError: there are too many to map in reasonable time.
     """
     count = ceil_div(size, cluster)
     require(
@@ -67,9 +58,9 @@ def require_mappable(size: int, cluster: int) -> int:
 
 
 def require_stored(outline: Outline, stored: int) -> None:
-    """Require that an image takes enough bytes on disk (``stored``) for the number of clusters that it describes.
+    """Require enough bytes on disk (``stored``) for the clusters of an image.
 
-    :raises FormatError: it takes too few: QEMU would need much time or memory for a nearly empty image.
+    :raises FormatError: QEMU would need much time or memory for a nearly empty image.
     """
     count, most = outline.clusters, _CLUSTERS_OF_NOTHING + stored // outline.bytes_each
     require(
@@ -81,9 +72,9 @@ def require_stored(outline: Outline, stored: int) -> None:
 
 
 def exactly(read: ReadAt, offset: int, length: int, what: str) -> bytes:
-    """Read all bytes of a part of the file; ``what`` names the part in the error.
+    """Read all bytes of a part of the file.
 
-    :raises FormatError: the file ends before the part does.
+    :raises FormatError: the part is truncated.
     """
     data = read(offset, length)
     if len(data) < length:

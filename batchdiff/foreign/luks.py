@@ -1,11 +1,10 @@
-"""LUKS: a header with eight key slots, each of which can hold the master key, encrypted with a passphrase.
+"""LUKS: a header with eight key slots, which can hold the encrypted master key.
 
 ::
 
     | 592 bytes | key slot 0, in 4,000 stripes | ... | key slot 7 | payload: the disk, in sectors of 512 bytes |
 
-QEMU reads only version 1. The header is at the start of the file or, in a qcow2 image, in the clusters to which a
-header extension points.
+QEMU reads only version 1. In a qcow2 image, a header extension points to the header.
 
 Source: "LUKS On-Disk Format Specification", version 1.2.3; QEMU ``crypto/block-luks.c``.
 """
@@ -24,22 +23,20 @@ _SLOT = struct.Struct(">II32sII")
 _SLOTS, _STRIPES, _FIRST_SLOT_AT = 8, 4000, 4096
 _ACTIVE, _INACTIVE = 0x00AC71F3, 0x0000DEAD
 _LONGEST_KEY = 64
-"""In bytes: two keys of AES-256, as XTS needs them. No cipher in QEMU has a longer key."""
+"""In bytes: two keys of AES-256 for XTS. No cipher in QEMU has a longer key."""
 
 _MOST_ITERATIONS = 1 << 30
-"""The most rounds of PBKDF2 that opening an image may take: four minutes at five million rounds a second.
+"""Rounds of PBKDF2 to open an image: four minutes at five million a second.
 
-By default, cryptsetup and QEMU choose so many rounds that one guess takes two seconds: ten to twenty million on a
-fast CPU. A header can demand almost 2^32 in each slot, and QEMU tries every active slot before it rejects a
-passphrase.
+By default, cryptsetup and QEMU choose rounds for two seconds: ten to twenty million on a fast CPU. A header can
+demand almost 2^32 in each slot, and QEMU tries every active slot before it rejects a passphrase.
 """
 
 LONGEST_ITER_TIME = 30_000
-"""The most milliseconds that one guess at the secret of a new image may take.
+"""In milliseconds, for a new image.
 
-QEMU gives the slot as many rounds as the CPU does in that time, and the master key as many as it does in an eighth
-of that time. So a new image is below the limit if the CPU does at most 30 million rounds a second. An AMD EPYC
-does ten million with SHA-256 and a short key.
+QEMU gives the slot as many rounds as the CPU does in that time, and the master key as many as in an eighth of
+it. So a new image is below the limit if the CPU does at most 30 million rounds a second.
 """
 
 _LUKS2 = (
@@ -57,7 +54,7 @@ _FEWER = (
 
 
 class KeySlot(NamedTuple):
-    """A key slot: whether it is active, its rounds of PBKDF2, and its place in the header, in bytes."""
+    """A key slot, and the place of its key material in bytes."""
 
     is_active: bool
     iterations: int
@@ -66,11 +63,11 @@ class KeySlot(NamedTuple):
 
 
 def inspect_luks(read: ReadAt, size: int) -> int:
-    """Inspect a LUKS header, and return the offset of the payload in bytes.
+    """Inspect a header, and return the offset of the payload in bytes.
 
-    ``size``: the bytes of the file or, in qcow2, the length that the header extension gives.
+    ``size``: of the file or, in qcow2, as the header extension gives it.
 
-    :raises FormatError: it is not a LUKS header of version 1, or is damaged, or the image takes too long to open.
+    :raises FormatError: the header cannot be used.
     """
     fields = _HEADER.unpack(exactly(read, 0, _HEADER.size, "header"))
     magic, version, *names, payload, key_bytes, _, _, iterations, _ = fields
@@ -97,7 +94,6 @@ def _slot(read: ReadAt, number: int, key_bytes: int) -> KeySlot:
 
 
 def _check_places(slots: list[KeySlot], payload: int) -> None:
-    """Check that the slots are between the header and the data, and do not overlap."""
     end = _FIRST_SLOT_AT
     for each in sorted(slots, key=lambda slot: slot.start):
         require_opened(each.start >= end, "a key slot overlaps the header or another key slot")
@@ -106,7 +102,6 @@ def _check_places(slots: list[KeySlot], payload: int) -> None:
 
 
 def _check_iterations(of_slots: list[int], of_master_key: int) -> None:
-    """Check that the image can be opened, and in reasonable time. ``of_slots``: the rounds of each active slot."""
     require_opened(of_slots, "it has no active key slot, so no passphrase can open it")
     require_opened(of_master_key > 0 and all(of_slots), "a key slot or the master key has 0 rounds of PBKDF2")
     rounds = sum(of_slots) + len(of_slots) * of_master_key
@@ -118,15 +113,15 @@ def _check_iterations(of_slots: list[int], of_master_key: int) -> None:
 
 
 def _is_text(field: bytes) -> bool:
-    """Return whether a field is printable ASCII text followed by a null byte; QEMU rejects any other."""
+    """Return whether a field is null-terminated, printable ASCII text; QEMU rejects any other."""
     text, null, _ = field.partition(b"\0")
     return bool(null) and text.isascii() and text.decode("ascii").isprintable()
 
 
 def inspect_luks_image(read: ReadAt, file_size: int) -> None:
-    """Inspect an image in LUKS format.
+    """Inspect an image.
 
-    :raises FormatError: as for :func:`inspect_luks`, or the last sector of the file is incomplete.
+    :raises FormatError: the image cannot be used.
     """
     require(file_size % SECTOR == 0, "it is truncated: its last sector is incomplete")
     inspect_luks(read, file_size)

@@ -1,4 +1,4 @@
-"""The length of a new LUKS header, which depends on the length of the key.
+"""The size of a new LUKS header.
 
 ::
 
@@ -16,16 +16,16 @@ _PAGE, _STRIPES, _SLOTS = 4 * KIB, 4000, 8
 
 
 def _key_bytes(cipher_alg: str, cipher_mode: str) -> int:
-    """Return the length in bytes of the key of a cipher such as aes-256; xts doubles it."""
+    """Parse a cipher such as aes-256; xts needs two keys."""
     bits = int(cipher_alg.rpartition("-")[2])
     return bits // 8 * (2 if cipher_mode == "xts" else 1)
 
 
 def luks_header_bytes(cipher_alg: str, cipher_mode: str) -> int:
-    """Return the length in bytes of a LUKS header with its eight key slots."""
+    """Return the length in bytes of a LUKS header."""
     return _PAGE + _SLOTS * align_up(_key_bytes(cipher_alg, cipher_mode) * _STRIPES, _PAGE)
 
 
 def luks_written_bytes(cipher_alg: str, cipher_mode: str) -> int:
-    """Return the bytes in the pages of a new LUKS header that are not all zeros: QEMU fills only one key slot."""
+    """Return the bytes of the nonzero pages of a new LUKS header: QEMU fills only one key slot."""
     return _PAGE + align_up(_key_bytes(cipher_alg, cipher_mode) * _STRIPES, _PAGE)

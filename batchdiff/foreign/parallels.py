@@ -19,9 +19,9 @@ _EXTENSION = "If you do not need the extension, copy the image with `qemu-img co
 
 
 def inspect_parallels(read: ReadAt, file_size: int) -> Outline:
-    """Inspect the header of a Parallels image, which names no other file; return the number of clusters.
+    """Inspect the header of an image.
 
-    :raises FormatError: it is not one, is damaged, unsupported or in use, or was not closed cleanly.
+    :raises FormatError: the image cannot be used.
     """
     fields = _HEADER.unpack(exactly(read, 0, _HEADER.size, "header"))
     mark, version, tracks, entries, sectors, in_use, extension = fields

@@ -16,7 +16,7 @@ _LARGEST_CLUSTER, _LARGEST_TABLE, LONGEST_NAME = 64 << 20, 16, 1023
 
 
 def largest_disk(cluster_size: int, table_size: int) -> int:
-    """Return the number of bytes that two levels of tables can map, modulo 2^64 as in QEMU, so it may be 0.
+    """Return the size of the largest disk in bytes, modulo 2^64 as in QEMU, so it may be 0.
 
     ``table_size``: in clusters.
     """
@@ -25,9 +25,9 @@ def largest_disk(cluster_size: int, table_size: int) -> int:
 
 
 def inspect_qed(read: ReadAt, file_size: int) -> Outline:
-    """Inspect the header of a QED image; return the number of its clusters, and its backing file.
+    """Inspect the header of an image.
 
-    :raises FormatError: it is not one, is damaged, unsupported or in use, or was not closed cleanly.
+    :raises FormatError: the image cannot be used.
     """
     fields = QED_HEADER.unpack(exactly(read, 0, QED_HEADER.size, "header"))
     mark, cluster, table, _, features, _, _, tables_at, size, _, _ = fields
@@ -56,7 +56,6 @@ def inspect_qed(read: ReadAt, file_size: int) -> Outline:
 
 
 def _backing_file(read: ReadAt, file_size: int, fields: tuple[int, ...]) -> NamedFile:
-    """Return the backing file that the header names; the header gives its format only if that is raw."""
     cluster, header, features, name_at, name_size = fields[1], fields[3], fields[4], *fields[9:]
     require(header * cluster <= file_size, "its header ends past the end of the file")
     require(name_at + name_size <= header * cluster, "the name of its backing file does not fit into the header")

@@ -1,12 +1,12 @@
-"""The layout and the metadata of a new QED file, known before its first byte is written.
+"""The layout and metadata of a new QED file.
 
 ::
 
     | header | L1 table | L2 tables ...  | data clusters ...
       1 cluster  each table: table_size clusters
 
-Only entries that are not 0 are written: a whole table of 16 clusters, of 4 MiB each, would take 64 MiB. QED has no
-refcounts. It does not record the backing file's format, except raw: QEMU detects any other.
+Only nonzero entries are written: a whole table of 16 clusters, of 4 MiB each, would take 64 MiB. QED records no
+format of the backing file, except raw: QEMU detects any other.
 
 Source: QEMU ``docs/interop/qed_spec.txt`` and ``block/qed.c``.
 """
@@ -34,9 +34,9 @@ _Offsets = npt.NDArray[np.int64]
 
 @frozen
 class QedLayout:
-    """The sizes that determine the place of each part of a file.
+    """The layout of a file.
 
-    ``table_size`` is in clusters, ``virtual_size`` and ``cluster_size`` are in bytes, and the others are counts.
+    Sizes and offsets are in bytes, but ``table_size`` is in clusters.
     """
 
     virtual_size: int
@@ -57,27 +57,27 @@ class QedLayout:
 
     @property
     def l1_offset(self) -> int:
-        """Byte offset of the L1 table."""
+        """Offset of the L1 table."""
         return self.cluster_size
 
     @property
     def l2_offset(self) -> int:
-        """Byte offset of the first L2 table."""
+        """Offset of the first L2 table."""
         return self.l1_offset + self.table_bytes
 
     @property
     def data_offset(self) -> int:
-        """Byte offset of the first data cluster."""
+        """Offset of the first data cluster."""
         return self.l2_offset + self.l2_tables * self.table_bytes
 
     @property
     def file_size(self) -> int:
-        """Size of the file in bytes: whole clusters, because QEMU ignores an incomplete last one."""
+        """Bytes of the file: whole clusters, because QEMU ignores an incomplete last one."""
         return self.data_offset + self.data_clusters * self.cluster_size
 
 
 def fits_qed(virtual_size: int, cluster_size: int, table_size: int) -> bool:
-    """Return whether a QED file can hold the disk, and QEMU can map the disk in reasonable time.
+    """Return whether QED can hold a disk that QEMU can map in reasonable time.
 
     The units are those of :class:`QedLayout`.
     """
@@ -86,14 +86,14 @@ def fits_qed(virtual_size: int, cluster_size: int, table_size: int) -> bool:
 
 
 def qed_layout(extents: Extents, virtual_size: int, cluster_size: int, table_size: int) -> QedLayout:
-    """Return the layout of an image that holds these extents: DATA and ZERO, in clusters."""
+    """Return the layout of an image. ``extents``: DATA and ZERO, in clusters."""
     tables = count_touched(extents, cluster_size * table_size // _ENTRY)
     data = count_touched(only(extents, Kind.DATA), 1)
     return QedLayout(virtual_size, cluster_size, table_size, tables, data)
 
 
 def qed_header(layout: QedLayout, backing: tuple[str, str]) -> bytes:
-    """Return the header of an overlay. ``backing``: the name and the format of its backing file.
+    """Return the header of an overlay. ``backing``: a name and a format.
 
     :raises FormatError: the name does not fit.
     """
@@ -120,7 +120,7 @@ def qed_header(layout: QedLayout, backing: tuple[str, str]) -> bytes:
 
 
 def qed_entries(extents: Extents, layout: QedLayout) -> Iterator[tuple[int, bytes]]:
-    """Yield the nonzero entries of the L1 and L2 tables, run by run: their offset in the file, and their bytes."""
+    """Yield the nonzero L1 and L2 entries as file offsets and bytes."""
     used = numbers(fold(extents, layout.entries))
     offsets = layout.l2_offset + np.arange(len(used), dtype=np.int64) * layout.table_bytes
     for index, offset in zip(used.tolist(), offsets.tolist(), strict=True):
@@ -136,7 +136,7 @@ def qed_entries(extents: Extents, layout: QedLayout) -> Iterator[tuple[int, byte
 
 
 def entry_ranges(extents: Extents, layout: QedLayout) -> tuple[_Offsets, _Offsets]:
-    """Return the starts and ends of the ranges of the file that the nonzero entries take, ascending."""
+    """Return the starts and ends of ranges of nonzero entries in the file, ascending."""
     used = numbers(fold(extents, layout.entries))
     firsts = layout.l1_offset + used.astype(np.int64) * _ENTRY
     runs = [(at, at + count * _ENTRY) for at, count, _ in _runs_in_tables(extents, layout)]
@@ -145,7 +145,7 @@ def entry_ranges(extents: Extents, layout: QedLayout) -> tuple[_Offsets, _Offset
 
 
 def _runs_in_tables(extents: Extents, layout: QedLayout) -> Iterator[tuple[int, int, int]]:
-    """Yield each run, cut at the edges of tables: the file offset and number of its entries, and their kind."""
+    """Yield the offset, number and kind of the entries of each run, cut at the edges of tables."""
     used = numbers(fold(extents, layout.entries))
     for first, last, kind in zip(extents.first.tolist(), extents.end.tolist(), extents.kind.tolist(), strict=True):
         at = first
