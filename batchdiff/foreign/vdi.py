@@ -24,7 +24,7 @@ MERGE = "First merge the two images, with the program that created them."
 def inspect_vdi(read: ReadAt, file_size: int) -> Outline:
     """Inspect the header of a VDI image, whose clusters are its blocks of 1 MiB.
 
-    :raises FormatError: the file cannot be used as a VDI image.
+    :raises FormatError: the image cannot be used.
     """
     fields = _HEADER.unpack(exactly(read, 0, _HEADER.size, "header"))
     signature, version, kind, map_at, sector, size, block, extra, blocks, link, parent = fields

@@ -5,9 +5,8 @@
     0        64K        128K       192K, 256K        1M
     | mark   | header 1 | header 2 | region tables   | log, BAT, metadata and blocks, each in whole MiB ...
 
-A BAT entry gives the state of a block and its place in the file. Between two "chunks" of blocks is an entry for a
-bitmap of sectors, which only differencing images use. QEMU does not report block status for this format, but
-reads the blocks as this module maps them.
+Between two "chunks" of blocks, the BAT has an entry for a bitmap of sectors, which only differencing images use.
+QEMU does not report block status for this format, but reads the blocks as this module maps them.
 
 Source: Microsoft, [MS-VHDX]; QEMU ``block/vhdx.c`` (``vhdx_parse_header``, ``vhdx_open_region_tables``,
 ``vhdx_parse_metadata``, ``vhdx_co_readv``).
@@ -109,9 +108,9 @@ class _Disk(NamedTuple):
 
 
 def inspect_vhdx(read: ReadAt, file_size: int) -> Outline:
-    """Inspect the metadata of a VHDX image, except the BAT; return how many entries of it the disk needs.
+    """Inspect the metadata of a VHDX image, except its BAT entries; return how many of these the disk needs.
 
-    :raises FormatError: the file cannot be used as a VHDX image.
+    :raises FormatError: the image cannot be used.
     """
     # QEMU does not map block by block, but keeps the whole BAT in memory, so a large BAT must be stored on disk.
     return Outline(_inspected(read, file_size).entries, bytes_each=_ENTRY_BYTES)
@@ -120,7 +119,7 @@ def inspect_vhdx(read: ReadAt, file_size: int) -> Outline:
 def map_vhdx(read: ReadAt, file_size: int) -> DiskMap:
     """Return the disk's size, and the places of its blocks in the file.
 
-    :raises FormatError: as for :func:`inspect_vhdx`, or the blocks cannot be mapped.
+    :raises FormatError: the image cannot be used.
     """
     disk = _inspected(read, file_size)
     found: list[npt.NDArray[np.int64]] = []
@@ -205,7 +204,6 @@ def _regions(read: ReadAt, file_size: int) -> dict[bytes, _Place]:
 
 
 def _parameters(read: ReadAt, region: _Place) -> tuple[int, int]:
-    """Return the sizes of the disk and of a block, in bytes."""
     table = exactly(read, region.start, _TABLE_BYTES, "metadata")
     signature, count = _METADATA.unpack_from(table)
     require(signature == b"metadata" and count <= MOST_ENTRIES, "it is damaged: its metadata is not valid")
@@ -254,7 +252,6 @@ def _runs(disk: _Disk, first: int, entries: npt.NDArray[np.uint64]) -> npt.NDArr
 
 
 def _joined(runs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Join runs that are adjacent both on the disk and in the file."""
     starts, ends, offsets = runs
     if not len(starts):
         return runs

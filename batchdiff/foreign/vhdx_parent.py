@@ -79,7 +79,7 @@ def _in_locator(data: bytes) -> Iterator[bytes]:
 
 
 def _stored(match: re.Match[str]) -> Iterator[bytes]:
-    """Yield a GUID as stored, the first three numbers little-endian; nothing if it is not hexadecimal."""
+    """Yield a GUID as stored, its first three numbers little-endian, if it is hexadecimal."""
     try:
         groups = [bytes.fromhex(group) for group in match.groups()]
     except ValueError:

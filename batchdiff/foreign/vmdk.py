@@ -56,7 +56,7 @@ class _SparseHeader(NamedTuple):
 def inspect_vmdk(read: ReadAt, file_size: int) -> Outline:
     """Inspect the metadata of a VMDK image in one sparse file; return the number of its grains.
 
-    :raises FormatError: the file cannot be used as such an image.
+    :raises FormatError: the image cannot be used.
     """
     header = _inspect_header(read, file_size)
     require(header.text_at != 0, "it has no descriptor", remedy=_EXTENT_ALONE)
@@ -71,7 +71,7 @@ def inspect_extent(read: ReadAt, file_size: int, length: int, *, is_last: bool) 
 
     ``length``: in bytes, according to the descriptor. Only the last extent of an image may end within a grain.
 
-    :raises FormatError: the file cannot be used as such an extent.
+    :raises FormatError: the extent cannot be used.
     """
     header = _inspect_header(read, file_size)
     # In an extent, QEMU leaves room for a descriptor, but writes none.
@@ -126,7 +126,7 @@ def with_extent_name(descriptor: bytes, name: str) -> bytes:
 def inspect_descriptor(text: bytes, expected: str) -> None:
     """Inspect the descriptor of an image in one sparse file; ``expected``: its type in lower case.
 
-    :raises FormatError: the text cannot be used as such a descriptor.
+    :raises FormatError: the descriptor cannot be used.
     """
     written = text.split(b"\0", 1)[0]
     text = written.lower()

@@ -5,7 +5,6 @@
     # Disk DescriptorFile
     createType="twoGbMaxExtentFlat"
     RW 4194304 FLAT "web01-f001.vmdk" 0        sectors, kind, file, first sector in the file
-    RW 2097152 FLAT "web01-f002.vmdk" 0
 
 A descriptor is accepted only if it is unambiguous: QEMU uses the first occurrence of a word, skips lines that it
 does not understand, and reads past the end of a line.
@@ -56,16 +55,14 @@ _TYPES = {
     "vmfs": (ExtentKind.FLAT, "VMFS"),
     "twoGbMaxExtentSparse": (ExtentKind.SPARSE, "SPARSE"),
 }
-"""By type: the kind of extents, and the word for it in the descriptor."""
+"""By type: the kind of extents, and its word in the descriptor."""
 
 _READ_BY_QEMU = {"vmfsSparse", "seSparse"}
-"""Types on ESXi that batchdiff does not read."""
-
 _ONE_EXTENT = {"monolithicFlat", "vmfs"}
 
 
 class VmdkExtent(NamedTuple):
-    """An extent: its file's name as written, and in bytes its length and its offset in that file."""
+    """An extent: its file's name as written, and in bytes its length and its offset there."""
 
     name: str
     length: int
@@ -82,7 +79,7 @@ class Descriptor(NamedTuple):
 def read_descriptor(read: ReadAt, file_size: int) -> Descriptor:
     """Read a descriptor that takes up a whole file.
 
-    :raises FormatError: the file cannot be used as a descriptor.
+    :raises FormatError: the descriptor cannot be used.
     """
     too_long = f"its descriptor of {file_size} bytes is too long (at most {_MOST_TEXT})"
     require(file_size <= _MOST_TEXT, too_long, remedy=COPY)
@@ -129,7 +126,7 @@ def _require_content_ids(descriptor: bytes) -> None:
 
 
 def _settings(lines: list[bytes]) -> dict[bytes, bytes]:
-    """Return the settings by name in lower case; refuse text of any other kind, except extents and comments."""
+    """Return the settings by name in lower case."""
     found = {}
     for number, line in enumerate(lines, 1):
         if not line or line.startswith(b"#") or _ACCESS.match(line):

@@ -51,7 +51,7 @@ def is_stream_optimized(read: ReadAt) -> bool:
 def inspect_vmdk_stream(read: ReadAt, file_size: int) -> None:
     """Inspect the metadata of a compressed VMDK image.
 
-    :raises FormatError: the file cannot be used as such an image.
+    :raises FormatError: the image cannot be used.
     """
     first = SPARSE_HEADER.unpack(exactly(read, 0, SPARSE_HEADER.size, "header"))
     mark, _, _, capacity, _, text_at, text_size, *_, compression = first
@@ -75,7 +75,7 @@ def inspect_vmdk_stream(read: ReadAt, file_size: int) -> None:
 
 
 def _footer(read: ReadAt, file_size: int) -> tuple[int, ...]:
-    """Return the fields of the footer, which takes precedence over the header."""
+    """Return the footer, which takes precedence over the header."""
     # The footer precedes the last sector of the file, whose size QEMU rounds up to whole sectors.
     tail = exactly(read, max(align_up(file_size, SECTOR) - 3 * SECTOR, 0), 2 * SECTOR, "footer")
     end = read(align_up(file_size, SECTOR) - SECTOR, SECTOR).ljust(SECTOR, b"\0")

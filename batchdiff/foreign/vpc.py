@@ -19,7 +19,7 @@ _FIXED, _DYNAMIC, _DIFFERENCING = 2, 3, 4
 
 
 _SMALL, _LARGE = 16 * 63 * 512, 16 * 255 * 512
-"""The most bytes in a cylinder: of a disk smaller than 65,535 small cylinders, and of any other."""
+"""The most bytes in a cylinder of a small or a large disk."""
 
 
 _FORGED = (
@@ -29,10 +29,10 @@ _FORGED = (
 
 
 def largest_cylinder(virtual_size: int) -> int:
-    """Return the most bytes that a cylinder can have in a VHD with a disk of ``virtual_size`` bytes.
+    """Return the most bytes that a cylinder can have in a VHD of this virtual size.
 
     A conversion can change a disk's size by less than that: by default, QEMU rounds a new VHD up to whole
-    cylinders, and one that VirtualBox created down.
+    cylinders, and shows one that VirtualBox created rounded down.
 
     Source: the specification, appendix "CHS Calculation"; QEMU ``calculate_geometry()``.
     """
@@ -44,7 +44,7 @@ def inspect_vpc(read: ReadAt, file_size: int) -> Outline:
 
     The clusters are a dynamic image's blocks; a fixed image has one.
 
-    :raises FormatError: the file cannot be used as a VHD image, or may be forged.
+    :raises FormatError: the image cannot be used, or may be forged.
     """
     first, last = read(0, _FOOTER_BYTES), read(max(file_size - _FOOTER_BYTES, 0), _FOOTER_BYTES)
     # QEMU uses the copy at the start if there is one. Only a fixed image has none.

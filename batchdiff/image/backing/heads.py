@@ -24,12 +24,12 @@ from batchdiff.units import SECTOR
 _State: TypeAlias = tuple[int, int, int]
 
 _SETTLED_NS = 2_000_000_000
-"""Only files unchanged for this long are cached: a second change within a tick of the filesystem's clock would leave
-the times as they are."""
+"""Only files unchanged for this long are cached: a second change within a tick of the filesystem's clock does not
+change the times."""
 
 
 class Heads:
-    """The files that images name, by each image's identity, size, mtime and ctime."""
+    """A cache of the names in images, by each image's identity, size, mtime and ctime."""
 
     def __init__(self) -> None:
         self._known: dict[Identity, tuple[_State, tuple[Named, ...]]] = {}
@@ -65,7 +65,7 @@ class Heads:
 
 
 def identifier_of(fd: int) -> str | None:
-    """Return the identifier by which other images can name an open file as their parent; None if it has none.
+    """Return the identifier by which images can name an open file as their parent; None if it has none.
 
     :raises OSError: the file cannot be read.
     """

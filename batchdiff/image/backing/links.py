@@ -1,6 +1,6 @@
 """The graph of images and the files that they name.
 
-Of devices, only those that are added are read: opening others that images name could have side effects.
+Only regular files are read, and block devices that are added: opening a device can have side effects.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NO_IMAGES = ("/proc/", "/sys/", "/etc/")
 
 
 class Unread(NamedTuple):
-    """A file or folder that could not be read, and why."""
+    """A file or folder that could not be read."""
 
     path: str
     error: OSError
@@ -77,13 +77,12 @@ class BackingGraph:
         return self._unread.get(place.path if place.identity is None else place.identity)
 
     def add_folder(self, folder: str, *, but: str) -> None:
-        """Add the regular files in a folder, and those to which symbolic links in it resolve.
+        """Add the regular files in a folder, and those that links in it lead to.
 
         A link counts as unread if its target cannot be examined.
 
         :param folder: a path without symbolic links.
         :param but: the suffix of names to skip.
-
         :raises OSError: the folder cannot be examined.
         """
         with os.scandir(folder) as entries:
@@ -124,7 +123,7 @@ class BackingGraph:
         return known
 
     def _below(self, place: _Place) -> Iterator[str]:
-        """Record the files that a file names; yield the paths of those that may name others."""
+        """Record the files that a file names; yield those to examine."""
         identity = place.identity
         if place.error is not None:
             self._unread[place.path] = Unread(place.path, place.error)
@@ -156,7 +155,7 @@ class BackingGraph:
 class _Place(NamedTuple):
     """A resolved path, and the file at it, if any. ``error``: why it is unknown whether there is a file.
 
-    ``folders``: QEMU may resolve relative names in the file against any of these.
+    ``folders``: QEMU may resolve relative names against any of these.
     """
 
     path: str

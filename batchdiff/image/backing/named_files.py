@@ -54,7 +54,7 @@ _NO_IDENTIFIER = bytes(16)
 
 
 class Named(NamedTuple):
-    """A file that an image names, by a path, absolute or relative to the image's folder, or by an identifier.
+    """A file that an image names by a path, perhaps relative to the image's folder, or by an identifier.
 
     ``ends_there``: the chain is not followed past this file, whatever its content looks like.
     """
@@ -107,7 +107,7 @@ def _is_vpc_difference(head: bytes) -> bool:
 
 
 def identifier_in(head: bytes, last: bytes) -> str | None:
-    """Return the name by which :func:`names_in` refers to a VDI or VHD image as a parent; None for other formats.
+    """Return the name that :func:`names_in` gives to a VDI or VHD parent; None for other formats.
 
     ``last``: the last sector of the file, or nothing if :func:`may_have_footer` returns False.
     """
@@ -178,7 +178,6 @@ def _plain_names(name: str) -> list[str]:
 
 
 def _file_names(value: object) -> Iterator[str]:
-    """Yield the values of ``filename``, nested or with dotted keys."""
     if isinstance(value, list):
         value = {str(at): inner for at, inner in enumerate(value)}
     if isinstance(value, dict):
