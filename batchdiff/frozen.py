@@ -1,8 +1,7 @@
 """A decorator for value classes: frozen dataclasses with slots, defined quickly.
 
-``@dataclass(frozen=True, slots=True)`` compiles six methods for each class, which slows the start of a verb
-(docs/performance.md). Here only ``__init__`` is compiled, at its first call; all classes share the code of the
-other methods.
+``@dataclass(frozen=True, slots=True)`` compiles several methods for each class, which slows the start of a verb
+(docs/performance.md). Here only ``__init__`` is compiled, at its first call.
 """
 
 from __future__ import annotations
@@ -28,11 +27,7 @@ def frozen(*, eq: bool = True, kw_only: bool = False) -> Callable[[_Class], _Cla
 def frozen(
     cls: _Class | None = None, /, *, eq: bool = True, kw_only: bool = False
 ) -> _Class | Callable[[_Class], _Class]:
-    """Make a class a frozen dataclass with slots, for which ``replace``, ``fields`` and ``pickle`` work as usual.
-
-    :param eq: define ``__eq__`` and ``__hash__`` by the fields, except those with ``compare=False``.
-    :param kw_only: make the fields that the class itself defines keyword-only in the constructor.
-    """
+    """Make a class a frozen dataclass with slots; ``replace``, ``fields`` and ``pickle`` work as usual."""
 
     def decorate(cls: _Class) -> _Class:
         made: Any = dataclasses.dataclass(init=False, repr=False, eq=False, slots=True, kw_only=kw_only)(cls)
@@ -48,16 +43,11 @@ def frozen(
 
 
 def field_names(value: Any) -> tuple[str, ...]:  # noqa: ANN401  # any decorated class, or an instance
-    """Return the names of the fields of a frozen class or its instance, in order."""
+    """Return the names of the fields, in order."""
     return tuple(each.name for each in dataclasses.fields(value))  # __slots__ lacks inherited ones
 
 
 def _first_constructor(made: Any, members: tuple[dataclasses.Field[Any], ...]) -> Callable[..., None]:  # noqa: ANN401
-    """Return an ``__init__`` that compiles the real one at its first call.
-
-    A command needs no instance of most classes that it loads.
-    """
-
     def first(self: Any, *positional: Any, **keywords: Any) -> None:  # noqa: ANN401
         made.__init__ = _constructor(members, is_completed=hasattr(made, "__post_init__"))
         made.__init__(self, *positional, **keywords)
@@ -66,7 +56,6 @@ def _first_constructor(made: Any, members: tuple[dataclasses.Field[Any], ...]) -
 
 
 def _constructor(members: tuple[dataclasses.Field[Any], ...], *, is_completed: bool) -> Callable[..., None]:
-    """Compile an ``__init__``. ``is_completed``: it ends by calling ``__post_init__``."""
     known: dict[str, Any] = {"_set": object.__setattr__, "_MISSING": MISSING}
     positional: list[str] = []
     keywords: list[str] = []
@@ -94,7 +83,6 @@ def _constructor(members: tuple[dataclasses.Field[Any], ...], *, is_completed: b
 
 
 def _comparison(names: list[str]) -> tuple[Callable[[Any, object], bool], Callable[[Any], int]]:
-    """Return ``__eq__`` and ``__hash__`` for a class that compares the fields with these names."""
     values = operator.attrgetter(*names) if names else _nothing
 
     def equals(self: Any, other: object) -> bool:  # noqa: ANN401  # of any decorated class

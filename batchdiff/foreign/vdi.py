@@ -22,9 +22,9 @@ MERGE = "First merge the two images, with the program that created them."
 
 
 def inspect_vdi(read: ReadAt, file_size: int) -> Outline:
-    """Inspect the header of a VDI image; return the number of clusters, each a block of 1 MiB.
+    """Inspect the header of a VDI image, whose clusters are its blocks of 1 MiB.
 
-    :raises FormatError: it is not one, is damaged or unsupported, or has a parent image.
+    :raises FormatError: the image cannot be used.
     """
     fields = _HEADER.unpack(exactly(read, 0, _HEADER.size, "header"))
     signature, version, kind, map_at, sector, size, block, extra, blocks, link, parent = fields

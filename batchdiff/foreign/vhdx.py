@@ -5,9 +5,8 @@
     0        64K        128K       192K, 256K        1M
     | mark   | header 1 | header 2 | region tables   | log, BAT, metadata and blocks, each in whole MiB ...
 
-A BAT entry gives the state of a block and the block's place in the file. After each "chunk" of blocks, there is an
-entry for a bitmap of sectors, which only differencing images use. QEMU does not support block status for this
-format: it reports neither holes nor offsets. But it reads the blocks as this module maps them.
+Between two "chunks" of blocks, the BAT has an entry for a bitmap of sectors, which only differencing images use.
+QEMU does not report block status for this format, but reads the blocks as this module maps them.
 
 Source: Microsoft, [MS-VHDX]; QEMU ``block/vhdx.c`` (``vhdx_parse_header``, ``vhdx_open_region_tables``,
 ``vhdx_parse_metadata``, ``vhdx_co_readv``).
@@ -47,19 +46,19 @@ _KNOWN = {
     bytes.fromhex("c748a3cd5d4471449cc9e9885251c556"): 4,  # physical sector size
     bytes.fromhex("ab12cabee6b2234593efc309e000c746"): 16,  # SCSI page 83
 }
-"""The lengths in bytes of the known items of metadata, by their GUIDs as stored."""
+"""Lengths of metadata items in bytes, by GUID as stored."""
 _CHUNK = (1 << 23) * SECTOR
-"""Bytes of the disk that one bitmap of sectors covers."""
+"""Bytes of the disk per bitmap of sectors."""
 _REQUIRED_REGION, _REQUIRED_ITEM, _HAS_PARENT = 1, 4, 2
 
 _NOT_PRESENT = (0, 1, 2, 3, 5)
-"""States of blocks that QEMU reads as zeros: not present, undefined, zero, unmapped (3, or 5 in version 0.95)."""
+"""States that QEMU reads as zeros: not present, undefined, zero, unmapped (3, or 5 in version 0.95)."""
 _PRESENT, _PARTIAL = 6, 7
 _ENTRY_BYTES = 8
 _MOST_SPARE = 64 * MIB
-"""The most bytes that a BAT may have beyond what the disk needs. Programs merely round a BAT up to whole MiB."""
+"""The most bytes of a BAT beyond what the disk needs; programs only round it up to whole MiB."""
 _AT_ONCE = 1 << 20
-"""Entries of the BAT that are examined at a time."""
+"""In entries of the BAT."""
 _MOST_RUNS = 2_000_000
 
 _UNCLEAN = "it is in use, or was not closed cleanly: its log may have changes that are not in its tables yet"
@@ -72,7 +71,7 @@ _Offsets = npt.NDArray[np.int64]
 
 
 class DiskMap(NamedTuple):
-    """The size of a disk, and its runs of data, ascending: start, end, and offset in the file, all in bytes."""
+    """A disk's size and runs of data, ascending, in bytes; ``offsets``: in the file."""
 
     size: int
     starts: _Offsets
@@ -81,8 +80,6 @@ class DiskMap(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """A part of the file, in bytes; ``name``: for messages."""
-
     name: str
     start: int
     length: int
@@ -96,10 +93,10 @@ class _Disk(NamedTuple):
     size: int
     block: int
     chunk: int
-    """The number of blocks after which the BAT has an entry for a bitmap."""
+    """In blocks."""
     table_at: int
     others: tuple[_Place, ...]
-    """The parts of the file that no block may overlap: header, log and regions."""
+    """No block may overlap these."""
 
     @property
     def blocks(self) -> int:
@@ -111,22 +108,18 @@ class _Disk(NamedTuple):
 
 
 def inspect_vhdx(read: ReadAt, file_size: int) -> Outline:
-    """Inspect the headers and tables of a VHDX image; return the number of entries that the disk needs in the BAT.
+    """Inspect the metadata of a VHDX image, except its BAT entries; return how many of these the disk needs.
 
-    The entries themselves are not inspected.
-
-    :raises FormatError: it is not one, is damaged or unsupported, has a parent image, is in use, or was not
-        closed cleanly.
+    :raises FormatError: the image cannot be used.
     """
     # QEMU does not map block by block, but keeps the whole BAT in memory, so a large BAT must be stored on disk.
     return Outline(_inspected(read, file_size).entries, bytes_each=_ENTRY_BYTES)
 
 
 def map_vhdx(read: ReadAt, file_size: int) -> DiskMap:
-    """Return the disk's size, and the places in the file of the blocks that are present.
+    """Return the disk's size, and the places of its blocks in the file.
 
-    :raises FormatError: as for :func:`inspect_vhdx`; or a block has an unknown state, is outside the file or
-        overlaps the header, the log or a region; or the blocks are in too many places.
+    :raises FormatError: the image cannot be used.
     """
     disk = _inspected(read, file_size)
     found: list[npt.NDArray[np.int64]] = []
@@ -163,7 +156,6 @@ def _inspected(read: ReadAt, file_size: int) -> _Disk:
 
 
 def _log(read: ReadAt, file_size: int) -> _Place:
-    """Return the place of the log, as the current header gives it; require that nothing in it must be replayed."""
     headers = [exactly(read, at, _HEADER_BYTES, "header") for at in _HEADERS_AT]
     valid = [head for head in headers if _is_header(head)]
     require(bool(valid), "it is damaged: neither of its headers is valid")
@@ -190,7 +182,6 @@ def _is_header(head: bytes) -> bool:
 
 
 def _regions(read: ReadAt, file_size: int) -> dict[bytes, _Place]:
-    """Return the places of all regions by their GUIDs, among them the block table and the metadata."""
     table = exactly(read, _REGIONS_AT, _TABLE_BYTES, "region table")
     signature, checksum, count = _REGIONS.unpack_from(table)
     is_valid = signature == b"regi" and count <= MOST_ENTRIES and checksum == vhdx_checksum(table)
@@ -213,7 +204,6 @@ def _regions(read: ReadAt, file_size: int) -> dict[bytes, _Place]:
 
 
 def _parameters(read: ReadAt, region: _Place) -> tuple[int, int]:
-    """Return the sizes of the disk and of a block, in bytes."""
     table = exactly(read, region.start, _TABLE_BYTES, "metadata")
     signature, count = _METADATA.unpack_from(table)
     require(signature == b"metadata" and count <= MOST_ENTRIES, "it is damaged: its metadata is not valid")
@@ -246,7 +236,7 @@ def _parameters(read: ReadAt, region: _Place) -> tuple[int, int]:
 
 
 def _runs(disk: _Disk, first: int, entries: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """Return the runs of data that BAT entries from number ``first`` on give: rows of starts, ends and offsets."""
+    """Return rows of starts, ends and offsets; ``first``: the number of the first entry."""
     number = first + np.arange(len(entries), dtype=np.int64)
     is_block = number % (disk.chunk + 1) != disk.chunk
     entries, number = entries[is_block], number[is_block]
@@ -262,7 +252,6 @@ def _runs(disk: _Disk, first: int, entries: npt.NDArray[np.uint64]) -> npt.NDArr
 
 
 def _joined(runs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Join runs that are adjacent both on the disk and in the file."""
     starts, ends, offsets = runs
     if not len(starts):
         return runs

@@ -1,10 +1,10 @@
-"""The log of a VHDX image: changes to the image's tables, perhaps left unfinished by a program that died.
+"""The log of a VHDX image: changes to its tables that a program may have left unfinished.
 
 ::
 
     log    | entry | entry | ... | old entries |      an entry: header with checksum, descriptors, data; may wrap
 
-A header may refer to a log without a valid entry; QEMU then ignores the log.
+QEMU ignores a log without a valid entry.
 
 Source: Microsoft, [MS-VHDX], 2.3; QEMU ``block/vhdx-log.c`` (``vhdx_log_search``).
 """
@@ -20,15 +20,15 @@ from batchdiff.units import KIB, MIB
 _ENTRY = struct.Struct("<4sII4xQ8x16s")
 _SECTOR = 4 * KIB
 _LARGEST = 64 * MIB
-"""The bytes of the largest log that is searched; programs make logs of 1 MiB."""
+"""The largest log that is searched; logs usually have 1 MiB."""
 _MOST_CHECKED = 4 * MIB
-"""The most bytes of entries for which checksums are calculated: about a second's work."""
+"""The most bytes to checksum: about a second's work."""
 
 
 def has_valid_entry(read: ReadAt, start: int, length: int, guid: bytes) -> bool:
     """Return whether a log has an entry that must be replayed, or the search would take too long.
 
-    :raises FormatError: the file ends inside the log.
+    :raises FormatError: the log is truncated.
     """
     if length > _LARGEST:
         return True

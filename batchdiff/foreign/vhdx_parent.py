@@ -5,7 +5,7 @@
     header      its own: the GUID that changes when its data does
     metadata    parent locator: keys and values, among them parent_linkage = {GUID of the parent's header}
 
-Nothing else is parsed, so that even a damaged image, which cannot be converted, can yield these GUIDs.
+Nothing else is parsed, so even a damaged image can yield these GUIDs.
 
 Source: Microsoft, [MS-VHDX], 2.2.2 and 2.6.2.6.
 """
@@ -26,27 +26,26 @@ _REGIONS_AT, _TABLE_BYTES = (192 * KIB, 256 * KIB), 64 * KIB
 _REGION, _ITEM, _KEY = struct.Struct("<16sQII"), struct.Struct("<16sII"), struct.Struct("<IIHH")
 METADATA = bytes.fromhex("06a27c8b90479a4bb8fe575f050f886e")
 PARENT_LOCATOR = bytes.fromhex("2d5fd3a80bb34d45abf7d3d84834ab0c")
-"""GUIDs, as stored, of the region with the metadata, and of the item of metadata that names a parent."""
+"""GUIDs as stored."""
 MOST_ENTRIES = 2047
-"""The most entries that a region table or a metadata table may have."""
+"""In a region table or a metadata table."""
 _LINKS = ("parent_linkage", "parent_linkage2")
 _GUID = re.compile(r"\{?(\w{8})-(\w{4})-(\w{4})-(\w{4})-(\w{12})\}?", re.ASCII)
 
 
 def own_guid(read: ReadAt) -> bytes:
-    """Return the GUID by which differencing images name this one, from its newest header; empty if it has none."""
+    """Return the GUID by which differencing images name this one; empty if it has none."""
     found = [_HEADER.unpack(head) for at in _HEADERS_AT if len(head := read(at, _HEADER.size)) == _HEADER.size]
     return max(((number, guid) for signature, number, guid in found if signature == b"head"), default=(0, b""))[1]
 
 
 def parent_guids(read: ReadAt) -> list[bytes]:
-    """Return the GUIDs by which an image names its parent, in the form of :func:`own_guid`; perhaps none."""
+    """Return the GUIDs by which an image names its parent, in the form of :func:`own_guid`."""
     found = {guid: None for at in _REGIONS_AT for place in _metadata_at(read, at) for guid in _linked(read, place)}
     return list(found)
 
 
 def _metadata_at(read: ReadAt, at: int) -> Iterator[int]:
-    """Yield the offset of each metadata region that the region table at an offset lists."""
     table = read(at, _TABLE_BYTES)
     count = min(int.from_bytes(table[8:12], "little"), MOST_ENTRIES)
     for number in range(count if table.startswith(b"regi") else 0):
@@ -58,7 +57,6 @@ def _metadata_at(read: ReadAt, at: int) -> Iterator[int]:
 
 
 def _linked(read: ReadAt, place: int) -> Iterator[bytes]:
-    """Yield the GUIDs of the parent in the metadata at an offset."""
     table = read(place, _TABLE_BYTES)
     count = min(int.from_bytes(table[10:12], "little"), MOST_ENTRIES)
     for number in range(count if table.startswith(b"metadata") else 0):
@@ -81,7 +79,7 @@ def _in_locator(data: bytes) -> Iterator[bytes]:
 
 
 def _stored(match: re.Match[str]) -> Iterator[bytes]:
-    """Yield a GUID as images store it, the first three numbers little-endian; nothing unless it is hexadecimal."""
+    """Yield a GUID as stored, its first three numbers little-endian, if it is hexadecimal."""
     try:
         groups = [bytes.fromhex(group) for group in match.groups()]
     except ValueError:

@@ -2,7 +2,7 @@
 
 ::
 
-    | header 512 | descriptor, text | grain directories and tables | grains of 64 KiB ... |
+    | header 512 | descriptor, text | grain directories and tables | grains ... |
 
 Source: QEMU ``block/vmdk.c``; VMware, "Virtual Disk Format 5.0".
 """
@@ -20,11 +20,11 @@ from batchdiff.units import SECTOR, TIB, ceil_div
 
 SPARSE_HEADER = struct.Struct("<4sIIQQQQIQQQB4sH")
 TEXT_AT, TEXT_BYTES = SECTOR, 20 * SECTOR
-"""The place and size of the text in which QEMU looks for a parent, whatever place and size the header gives."""
+"""Where QEMU looks for a parent, whatever place and size the header gives."""
 NO_SIGNATURE = "it is not a VMDK image: its signature is missing"
 NO_DESCRIPTOR = "its descriptor is missing, too large, or not directly after the header"
 _EXTENTS = {b"COWD": "vmfsSparse", b"\xbe\xba\xfe\xca": "seSparse"}
-"""Types of images with sparse extents on ESXi, by the signatures of these extents."""
+"""Types on ESXi, by the signatures of their extents."""
 _COPY_DESCRIPTOR = (
     "Make a qcow2 copy of the whole image from its descriptor, a small text file:"
     " `qemu-img convert -f vmdk -O qcow2 DESCRIPTOR COPY`. Use the copy in the manifest."
@@ -44,7 +44,7 @@ _SPARSE_TYPES = {_SPARSE: "monolithicSparse", "streamoptimized": "streamOptimize
 
 
 class _SparseHeader(NamedTuple):
-    """Fields of the header in bytes, and the number of grains."""
+    """In bytes, except ``grains``, their number."""
 
     text_at: int
     text_size: int
@@ -54,9 +54,9 @@ class _SparseHeader(NamedTuple):
 
 
 def inspect_vmdk(read: ReadAt, file_size: int) -> Outline:
-    """Inspect the header and the descriptor of a VMDK image in one sparse file; return the number of its grains.
+    """Inspect the metadata of a VMDK image in one sparse file; return the number of its grains.
 
-    :raises FormatError: it is not one, is damaged, compressed or unsupported, or has a parent.
+    :raises FormatError: the image cannot be used.
     """
     header = _inspect_header(read, file_size)
     require(header.text_at != 0, "it has no descriptor", remedy=_EXTENT_ALONE)
@@ -67,12 +67,11 @@ def inspect_vmdk(read: ReadAt, file_size: int) -> Outline:
 
 
 def inspect_extent(read: ReadAt, file_size: int, length: int, *, is_last: bool) -> int:
-    """Inspect the header of a sparse extent; return the number of its grains.
+    """Inspect the metadata of a sparse extent; return the number of its grains.
 
-    The extent must hold ``length`` bytes of a disk, and no descriptor. Unless it is the last extent of its image
-    (``is_last``), it must consist of whole grains.
+    ``length``: in bytes, according to the descriptor. Only the last extent of an image may end within a grain.
 
-    :raises FormatError: it is not one, is damaged, compressed or unsupported, or breaks one of these rules.
+    :raises FormatError: the extent cannot be used.
     """
     header = _inspect_header(read, file_size)
     # In an extent, QEMU leaves room for a descriptor, but writes none.
@@ -86,7 +85,6 @@ def inspect_extent(read: ReadAt, file_size: int, length: int, *, is_last: bool) 
 
 
 def _inspect_header(read: ReadAt, file_size: int) -> _SparseHeader:
-    """Inspect the header, which has the same form in images and in extents."""
     fields = SPARSE_HEADER.unpack(exactly(read, 0, SPARSE_HEADER.size, "header"))
     mark, version, _, capacity, grain, text_at, text_size, entries, _, directory, _, _, _, compression = fields
     kind = _EXTENTS.get(mark, "")
@@ -118,10 +116,7 @@ def _inspect_header(read: ReadAt, file_size: int) -> _SparseHeader:
 
 
 def with_extent_name(descriptor: bytes, name: str) -> bytes:
-    """Return a descriptor with another name for its extent; unchanged if it cannot hold that name.
-
-    The length stays the same.
-    """
+    """Return a descriptor, equally long, with another name for its extent; unchanged if that is impossible."""
     if not name.isascii() or not name.isprintable() or '"' in name:
         return descriptor
     changed = _EXTENT_NAME.sub(lambda found: found[1] + name.encode() + b'"', descriptor.rstrip(b"\0"), count=1)
@@ -129,9 +124,9 @@ def with_extent_name(descriptor: bytes, name: str) -> bytes:
 
 
 def inspect_descriptor(text: bytes, expected: str) -> None:
-    """Inspect the descriptor of an image in one sparse file; its type, in lower case, must be ``expected``.
+    """Inspect the descriptor of an image in one sparse file; ``expected``: its type in lower case.
 
-    :raises FormatError: it has another type or a parent, does not name exactly one sparse extent, or is ambiguous.
+    :raises FormatError: the descriptor cannot be used.
     """
     written = text.split(b"\0", 1)[0]
     text = written.lower()

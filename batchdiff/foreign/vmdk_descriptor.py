@@ -1,11 +1,10 @@
-"""The descriptor of a VMDK image whose data is in other files: text that names these files, the extents.
+"""The separate descriptor of a VMDK image: text that names the files with its data, the extents.
 
 ::
 
     # Disk DescriptorFile
     createType="twoGbMaxExtentFlat"
     RW 4194304 FLAT "web01-f001.vmdk" 0        sectors, kind, file, first sector in the file
-    RW 2097152 FLAT "web01-f002.vmdk" 0
 
 A descriptor is accepted only if it is unambiguous: QEMU uses the first occurrence of a word, skips lines that it
 does not understand, and reads past the end of a line.
@@ -27,7 +26,7 @@ from batchdiff.units import KIB, SECTOR
 
 TEXT_BEGINNING = b"# Disk DescriptorFile"
 _MOST_TEXT = 64 * KIB
-"""The most bytes of a descriptor, enough for about a thousand extents; QEMU reads up to a MiB."""
+"""Enough bytes for about a thousand extents; QEMU reads up to a MiB."""
 
 _LONGEST_NAME = 511
 
@@ -35,12 +34,12 @@ _EXTENT = re.compile(rb'RW[ \t]+(\d{1,15})[ \t]+([A-Z]+)[ \t]+"([^"]+)"(?:[ \t]+
 _ACCESS = re.compile(rb"(?i:rw|rdonly|noaccess)\b")
 _CONTENT_IDS_WITHIN = 20 * SECTOR
 _NUMBER_AFTER_ONE = re.compile(rb".\s*[-+]?[0-9A-Fa-f]", re.DOTALL)
-"""As ``sscanf("%x")`` reads after one byte, which is an equals sign in any sane descriptor."""
+"""As ``sscanf("%x")`` reads after one byte, an equals sign in any sane descriptor."""
 _SETTING = re.compile(rb'([A-Za-z][\w.-]*)[ \t]*=[ \t]*(?:"([^"]*)"|([^"]*))')
 _CONTROL = re.compile(rb"[^\t\r\n -~\x80-\xff]|\r(?!\n)")
 _NO_PARENT = b"ffffffff"
 _MOST_DIGITS = len(_NO_PARENT)
-"""The most digits of a content ID, which QEMU writes without leading zeros."""
+"""QEMU writes a content ID without leading zeros."""
 
 
 class ExtentKind(enum.Enum):
@@ -56,16 +55,14 @@ _TYPES = {
     "vmfs": (ExtentKind.FLAT, "VMFS"),
     "twoGbMaxExtentSparse": (ExtentKind.SPARSE, "SPARSE"),
 }
-"""The supported types of images, each with the kind of its extents, and the word for it in the descriptor."""
+"""By type: the kind of extents, and its word in the descriptor."""
 
 _READ_BY_QEMU = {"vmfsSparse", "seSparse"}
-"""Types of snapshots and thin disks on ESXi, which QEMU reads, but batchdiff does not."""
-
 _ONE_EXTENT = {"monolithicFlat", "vmfs"}
 
 
 class VmdkExtent(NamedTuple):
-    """An extent: the name of its file as written, its length, and its offset in that file, in bytes."""
+    """An extent: its file's name as written, and in bytes its length and its offset there."""
 
     name: str
     length: int
@@ -73,7 +70,7 @@ class VmdkExtent(NamedTuple):
 
 
 class Descriptor(NamedTuple):
-    """The extents of an image, in the order of the disk; all of one kind."""
+    """The extents of an image, in the order of the disk."""
 
     kind: ExtentKind
     extents: tuple[VmdkExtent, ...]
@@ -82,7 +79,7 @@ class Descriptor(NamedTuple):
 def read_descriptor(read: ReadAt, file_size: int) -> Descriptor:
     """Read a descriptor that takes up a whole file.
 
-    :raises FormatError: it is ambiguous, damaged or too long, has a parent, or is of a type that is not supported.
+    :raises FormatError: the descriptor cannot be used.
     """
     too_long = f"its descriptor of {file_size} bytes is too long (at most {_MOST_TEXT})"
     require(file_size <= _MOST_TEXT, too_long, remedy=COPY)
@@ -115,10 +112,9 @@ def read_descriptor(read: ReadAt, file_size: int) -> Descriptor:
 
 
 def _require_content_ids(descriptor: bytes) -> None:
-    """Require a hexadecimal number one byte after the first ``CID``, and after the first ``parentCID``.
+    """Require the numbers that QEMU looks for in the first 20 sectors, even in comments.
 
-    QEMU looks for them in the first 20 sectors, even in comments, and does not open an image without them. Source:
-    QEMU ``block/vmdk.c`` (``vmdk_read_cid``).
+    Source: QEMU ``block/vmdk.c`` (``vmdk_read_cid``).
     """
     head = descriptor[: _CONTENT_IDS_WITHIN - 1]
     for name in (b"CID", b"parentCID"):
@@ -130,7 +126,7 @@ def _require_content_ids(descriptor: bytes) -> None:
 
 
 def _settings(lines: list[bytes]) -> dict[bytes, bytes]:
-    """Return the settings by name in lower case; refuse text that is not a setting, an extent or a comment."""
+    """Return the settings by name in lower case."""
     found = {}
     for number, line in enumerate(lines, 1):
         if not line or line.startswith(b"#") or _ACCESS.match(line):

@@ -35,9 +35,9 @@ _DEFLATE = 1
 _MARKER = struct.Struct("<QII")
 _FOOTER, _END_OF_STREAM = 3, 0
 _LARGEST_GRAIN = 1024 * KIB // SECTOR
-"""In sectors. Programs write grains of 64 KiB. During a read, QEMU allocates memory for three grains."""
+"""In sectors. During a read, QEMU allocates memory for three grains."""
 _LEAST_STORED = 12
-"""The bytes of a grain's marker. The grain's data follows the marker, so each grain takes more bytes."""
+"""The bytes of a grain's marker; its data follows."""
 
 
 def is_stream_optimized(read: ReadAt) -> bool:
@@ -49,9 +49,9 @@ def is_stream_optimized(read: ReadAt) -> bool:
 
 
 def inspect_vmdk_stream(read: ReadAt, file_size: int) -> None:
-    """Inspect the header, the footer if there is one, the descriptor and all tables of a compressed VMDK image.
+    """Inspect the metadata of a compressed VMDK image.
 
-    :raises FormatError: it is not one, is damaged or unsupported, or has a parent; or one grain is used twice.
+    :raises FormatError: the image cannot be used.
     """
     first = SPARSE_HEADER.unpack(exactly(read, 0, SPARSE_HEADER.size, "header"))
     mark, _, _, capacity, _, text_at, text_size, *_, compression = first
@@ -75,7 +75,7 @@ def inspect_vmdk_stream(read: ReadAt, file_size: int) -> None:
 
 
 def _footer(read: ReadAt, file_size: int) -> tuple[int, ...]:
-    """Return the fields of the footer, which takes precedence over the header."""
+    """Return the footer, which takes precedence over the header."""
     # The footer precedes the last sector of the file, whose size QEMU rounds up to whole sectors.
     tail = exactly(read, max(align_up(file_size, SECTOR) - 3 * SECTOR, 0), 2 * SECTOR, "footer")
     end = read(align_up(file_size, SECTOR) - SECTOR, SECTOR).ljust(SECTOR, b"\0")

@@ -19,7 +19,7 @@ _FIXED, _DYNAMIC, _DIFFERENCING = 2, 3, 4
 
 
 _SMALL, _LARGE = 16 * 63 * 512, 16 * 255 * 512
-"""The most bytes in a cylinder: of a disk smaller than 65,535 small cylinders, and of any other."""
+"""The most bytes in a cylinder of a small or a large disk."""
 
 
 _FORGED = (
@@ -29,10 +29,10 @@ _FORGED = (
 
 
 def largest_cylinder(virtual_size: int) -> int:
-    """Return the most bytes that a cylinder can have in a VHD with a disk of ``virtual_size`` bytes.
+    """Return the most bytes that a cylinder can have in a VHD of this virtual size.
 
-    A conversion to or from VHD can change a disk's size by less than a cylinder: by default, QEMU rounds a new VHD
-    up to whole cylinders, and it shows only whole cylinders of a VHD that VirtualBox created.
+    A conversion can change a disk's size by less than that: by default, QEMU rounds a new VHD up to whole
+    cylinders, and shows one that VirtualBox created rounded down.
 
     Source: the specification, appendix "CHS Calculation"; QEMU ``calculate_geometry()``.
     """
@@ -40,12 +40,11 @@ def largest_cylinder(virtual_size: int) -> int:
 
 
 def inspect_vpc(read: ReadAt, file_size: int) -> Outline:
-    """Inspect the footers of a VHD image and, if it is dynamic, the header of its block table.
+    """Inspect the metadata of a VHD image, except the entries of its block table.
 
-    Return the number of a dynamic image's blocks as the number of clusters; 1 for a fixed image.
+    The clusters are a dynamic image's blocks; a fixed image has one.
 
-    :raises FormatError: the file is not a VHD image, is damaged or unsupported, may be forged, or has a parent
-        image.
+    :raises FormatError: the image cannot be used, or may be forged.
     """
     first, last = read(0, _FOOTER_BYTES), read(max(file_size - _FOOTER_BYTES, 0), _FOOTER_BYTES)
     # QEMU uses the copy at the start if there is one. Only a fixed image has none.
@@ -88,7 +87,6 @@ def inspect_vpc(read: ReadAt, file_size: int) -> Outline:
 
 
 def _require_checksum(footer: bytes) -> None:
-    """Require a correct checksum: the sum of all other bytes, inverted."""
     found = int.from_bytes(footer[_CHECKSUM_AT : _CHECKSUM_AT + 4], "big")
     right = ~(sum(footer) - sum(footer[_CHECKSUM_AT : _CHECKSUM_AT + 4])) & 0xFFFFFFFF
     require(found == right, "it is damaged: the checksum of its footer is wrong")

@@ -12,11 +12,10 @@ from batchdiff.units import SECTOR
 
 
 def extents_among(files: Iterable[str], images: Iterable[str]) -> frozenset[Identity]:
-    """Return the identities of those files that are extents of these VMDK images, and not images themselves.
+    """Return the identities of the files that are only extents of these images.
 
-    A file with a descriptor is an image, whatever other images claim. Images that cannot be read are skipped, and
-    so are files that cannot be read. Only the files and images given are opened: an image can name any file, even
-    a device whose opening has side effects.
+    Unreadable files and images are skipped. Only those given are opened: an image can name any file, even a device
+    whose opening has side effects.
     """
     heads = Heads()
     found: set[Identity] = set()

@@ -1,7 +1,4 @@
-"""A cache of the names in image headers, so that unchanged files need not be read again.
-
-Before each of a thousand originals is deleted, the thousand images beside it are examined again.
-"""
+"""A cache of the names in image headers: the images beside each original are examined before its deletion."""
 
 from __future__ import annotations
 
@@ -27,12 +24,12 @@ from batchdiff.units import SECTOR
 _State: TypeAlias = tuple[int, int, int]
 
 _SETTLED_NS = 2_000_000_000
-"""Only files that have not changed for this long are cached: a second change within one tick of a filesystem's
-clock (4 ms on many kernels) leaves the file's times as they are."""
+"""Only files unchanged for this long are cached: a second change within a tick of the filesystem's clock does not
+change the times."""
 
 
 class Heads:
-    """A cache of the files that images name, by each image's identity, size, mtime and ctime."""
+    """A cache of the names in images, by each image's identity, size, mtime and ctime."""
 
     def __init__(self) -> None:
         self._known: dict[Identity, tuple[_State, tuple[Named, ...]]] = {}
@@ -43,12 +40,11 @@ class Heads:
         return known is not None and not known[1] and known[0] == _state(status)
 
     def names(self, path: str, status: os.stat_result) -> tuple[Named, ...]:
-        """Return the files that the file with that status names.
+        """Return the files that the file with that status names; none if it is missing.
 
-        Unless its names are cached, the file is opened, without blocking; a missing file names none. A block
-        device is read every time, because its times do not change with its content.
+        A block device is read every time, because its times do not change with its content.
 
-        :raises OSError: ``path`` is a symbolic link; or the file cannot be read, so it could name anything.
+        :raises OSError: the file cannot be read, so it could name anything; symbolic links are not followed.
         """
         known = self._known.get(identity_in(status))
         if known is not None and known[0] == _state(status):
@@ -69,7 +65,7 @@ class Heads:
 
 
 def identifier_of(fd: int) -> str | None:
-    """Return the identifier by which other images can name an open file as their parent; None if it has none.
+    """Return the identifier by which images can name an open file as their parent; None if it has none.
 
     :raises OSError: the file cannot be read.
     """

@@ -1,7 +1,6 @@
 """The graph of images and the files that they name.
 
-Only regular files are read, and block devices that are added. A device that only an image names is not opened,
-because opening some devices has side effects.
+Only regular files are read, and block devices that are added: opening a device can have side effects.
 """
 
 from __future__ import annotations
@@ -19,19 +18,19 @@ from batchdiff.image.backing.heads import Heads
 from batchdiff.image.backing.named_files import Named
 
 Target: TypeAlias = Identity | str
-"""A possible dependency of an image: a file, a resolved path at which there may be no file, or an identifier."""
+"""A file, a resolved path at which there may be no file, or an identifier."""
 
 
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
-"""Errors for a path that no program can open. After any other error, such as EACCES, there may be a file."""
+"""After any other error, such as EACCES, there may be a file."""
 
 
 _NO_IMAGES = ("/proc/", "/sys/", "/etc/")
-"""Folders that contain no images. Files there may be secret, or have side effects when they are read."""
+"""Files there may be secret, or have side effects when read."""
 
 
 class Unread(NamedTuple):
-    """A file or folder that could not be read, and why."""
+    """A file or folder that could not be read."""
 
     path: str
     error: OSError
@@ -40,8 +39,8 @@ class Unread(NamedTuple):
 class BackingGraph:
     """The images of one search, and the files that they depend on.
 
-    ``untouched``: files that are never opened, even if an image names them. ``raw``: images that are declared raw.
-    A guest could forge a header in one of these, so no file is opened if only such a header names it.
+    ``untouched``: files that are never opened. ``raw``: images that are declared raw; a guest could forge a header
+    in one, so no file is opened if only such a header names it.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class BackingGraph:
     def add(self, path: str) -> Unread | None:
         """Add an image, in a file or on a block device, with its backing chain.
 
-        Return why the image itself could not be read; None if it was read, is missing, or need not be read.
+        Return why the image itself could not be read; None, too, if it is missing or need not be read.
         """
         place = self._place(path)
         if place.identity is not None and place.is_device:
@@ -78,12 +77,13 @@ class BackingGraph:
         return self._unread.get(place.path if place.identity is None else place.identity)
 
     def add_folder(self, folder: str, *, but: str) -> None:
-        """Add the regular files in a folder, and those to which symbolic links in it resolve.
+        """Add the regular files in a folder, and those that links in it lead to.
 
-        A link counts as a file that cannot be read if its target cannot be examined. ``folder`` is a path without
-        symbolic links. ``but``: the suffix of names that are skipped.
+        A link counts as unread if its target cannot be examined.
 
-        :raises OSError: the folder cannot be listed, or a file in it cannot be examined.
+        :param folder: a path without symbolic links.
+        :param but: the suffix of names to skip.
+        :raises OSError: the folder cannot be examined.
         """
         with os.scandir(folder) as entries:
             listed = [entry for entry in entries if not entry.name.endswith(but)]
@@ -102,7 +102,7 @@ class BackingGraph:
                     self.add(entry.path)
 
     def dependents_of(self, targets: Iterable[Target]) -> dict[Identity, str]:
-        """Return the images that depend on a target at any level, each with a path at which it was found."""
+        """Return the images that depend on a target at any level, each with a path to it."""
         found: dict[Identity, str] = {}
         pending = list(targets)
         while pending:
@@ -123,7 +123,7 @@ class BackingGraph:
         return known
 
     def _below(self, place: _Place) -> Iterator[str]:
-        """Record the files that a file names, and yield the paths of those that may name others in turn."""
+        """Record the files that a file names; yield those to examine."""
         identity = place.identity
         if place.error is not None:
             self._unread[place.path] = Unread(place.path, place.error)
@@ -155,8 +155,7 @@ class BackingGraph:
 class _Place(NamedTuple):
     """A resolved path, and the file at it, if any. ``error``: why it is unknown whether there is a file.
 
-    ``folders``: those of the paths by which QEMU may open the file. QEMU resolves relative names against one of
-    these.
+    ``folders``: QEMU may resolve relative names against any of these.
     """
 
     path: str

@@ -25,10 +25,10 @@ from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.header import MAGIC, claimed_cluster_size
 
 FIRST = 4096
-"""Bytes of the first read, which contains all the names of most images."""
+"""Bytes of the first read, enough for most images."""
 
 _MOST = 2 << 20
-"""The most bytes to search: the size of the largest qcow2 cluster, because a header and its names fit into one."""
+"""The size of the largest qcow2 cluster: a header and its names fit into one."""
 
 _SECTOR = 512
 
@@ -41,7 +41,7 @@ _VMDK, _VMDK_TEXT = b"KDMV", b"# Disk DescriptorFile"
 _VMDK_CAPACITY_AT = 12
 _VMDK_FIELDS = struct.Struct("<QQQQ")
 _VMDK_TEXT_AT, _VMDK_TEXT_BYTES = _SECTOR, 20 * _SECTOR
-"""The place where QEMU looks for the parent's name, whatever place the header gives for the descriptor."""
+"""Where QEMU looks for the parent's name, whatever the header says."""
 _VMDK_BELOW = re.compile(rb'parentFileNameHint[ \t]*=[ \t]*"([^"\n]*)"')
 _VMDK_EXTENT = re.compile(rb'^[ \t]*(?:RW|RDONLY|NOACCESS)[ \t]+\d+[ \t]+\w+[ \t]+"([^"\n]*)"', re.MULTILINE)
 
@@ -54,10 +54,9 @@ _NO_IDENTIFIER = bytes(16)
 
 
 class Named(NamedTuple):
-    """A file that an image names: by a path, absolute or relative to the image's folder, or by an identifier.
+    """A file that an image names by a path, perhaps relative to the image's folder, or by an identifier.
 
-    ``ends_there``: the chain is not followed past this file, whatever its content looks like: the image declares
-    that file raw, has it as an extent or data file, or names it only by its identifier.
+    ``ends_there``: the chain is not followed past this file, whatever its content looks like.
     """
 
     name: str
@@ -65,7 +64,7 @@ class Named(NamedTuple):
 
 
 def bytes_needed(head: bytes) -> int:
-    """Return how many bytes :func:`names_in` needs, judging by a file's first bytes; at least ``FIRST``."""
+    """Return how many bytes :func:`names_in` needs, by a file's first bytes; at least ``FIRST``."""
     end = 0
     if head.startswith(MAGIC):
         end = min(name_ends_at(head), claimed_cluster_size(head))
@@ -85,7 +84,7 @@ def bytes_needed(head: bytes) -> int:
 def names_in(head: bytes) -> tuple[Named, ...]:
     """Return the files that an image names, except the parent of a VHDX image.
 
-    ``head``: the first bytes of the image, as many as :func:`bytes_needed` returns, or all of a shorter file.
+    ``head``: as many bytes as :func:`bytes_needed` returns, or all of a shorter file.
     """
     if head.startswith(MAGIC) and claimed_cluster_size(head):
         return tuple(_in_qcow2(head))
@@ -108,7 +107,7 @@ def _is_vpc_difference(head: bytes) -> bool:
 
 
 def identifier_in(head: bytes, last: bytes) -> str | None:
-    """Return the name by which :func:`names_in` refers to a VDI or VHD image as a parent; None for other formats.
+    """Return the name that :func:`names_in` gives to a VDI or VHD parent; None for other formats.
 
     ``last``: the last sector of the file, or nothing if :func:`may_have_footer` returns False.
     """
@@ -119,12 +118,12 @@ def identifier_in(head: bytes, last: bytes) -> str | None:
 
 
 def may_have_footer(head: bytes) -> bool:
-    """Return whether an image could be a fixed VHD: its first bytes match no format known here."""
+    """Return whether an image could be a fixed VHD, judging by its first bytes."""
     return not head.startswith((MAGIC, _QED, _VMDK, _VMDK_TEXT, _VPC)) and not head.startswith(_VDI, _VDI_AT)
 
 
 def identified(identifier: bytes) -> str:
-    """Return the name of an image that is known only by its identifier."""
+    """Return a name for an image that is known only by its identifier."""
     return f"\0{identifier.hex()}"  # no file can have that name
 
 
@@ -171,7 +170,6 @@ def _text(name: bytes) -> str:
 
 
 def _plain_names(name: str) -> list[str]:
-    """Return a name without QEMU's ``file:`` prefix; for a ``json:`` name, all file names in it."""
     if not name.startswith("json:"):
         return [name.removeprefix("file:")]
     with contextlib.suppress(ValueError, RecursionError):
@@ -180,7 +178,6 @@ def _plain_names(name: str) -> list[str]:
 
 
 def _file_names(value: object) -> Iterator[str]:
-    """Yield the values of ``filename`` in QEMU's options for an image, nested or with dotted keys."""
     if isinstance(value, list):
         value = {str(at): inner for at, inner in enumerate(value)}
     if isinstance(value, dict):
