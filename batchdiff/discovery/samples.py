@@ -92,13 +92,13 @@ def most_bytes(path: str, shape: SampleShape) -> int:
     """Estimate the most bytes to read of an image; 0 if its own file cannot be opened."""
     try:
         fd = open_image_file(path)
+        try:
+            size = content_size(fd)
+            own = size if is_block_device(fd) else min(size, allocated_bytes(fd, path))
+        finally:
+            os.close(fd)
     except ImageError:
         return 0
-    try:
-        size = content_size(fd)
-        own = size if is_block_device(fd) else min(size, allocated_bytes(fd, path))
-    finally:
-        os.close(fd)
     return min(shape.probes * shape.probe, own + sum(map(_data_bytes, _parts(path))))
 
 

@@ -107,6 +107,8 @@ class FrameJob:
                         size = fleet.guests[name].probe_size
                         return FrameResult(name, frame_of(template, guest, size, sharing=fleet.sharing))
                 except ImageError as error:
+                    if error.path in fleet.template.files:
+                        raise
                     return FrameResult(name, error)
 
             yield find

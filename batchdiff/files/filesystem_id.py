@@ -13,6 +13,7 @@ btrfs_ioctl_get_subvol_info_args).
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from functools import lru_cache
@@ -25,7 +26,8 @@ _BY_UUID = "/dev/disk/by-uuid"
 
 def filesystem_id(fd: int) -> str:
     """Return the identifier of an open file's filesystem; empty if none is known."""
-    return _filesystem_uuid(fd) or _subvolume_uuid(fd) or _udev_uuid(os.fstat(fd).st_dev)
+    # The subvolume first: a UUID of the whole filesystem, should btrfs report one, would be the same for all of them.
+    return _subvolume_uuid(fd) or _filesystem_uuid(fd) or _udev_uuid(os.fstat(fd).st_dev)
 
 
 def filesystem_id_at(folder: str, device: int) -> str:
@@ -65,10 +67,9 @@ def _subvolume_uuid(fd: int) -> str:
 
 @lru_cache(maxsize=64)
 def _udev_uuid(device: int) -> str:
-    try:
+    with contextlib.suppress(OSError):
         for name in sorted(os.listdir(_BY_UUID)):
-            if os.stat(os.path.join(_BY_UUID, name)).st_rdev == device:
-                return f"uuid:{name.replace('-', '').lower()}"
-    except OSError:
-        pass
+            with contextlib.suppress(OSError):  # a link that udev is about to change
+                if os.stat(os.path.join(_BY_UUID, name)).st_rdev == device:
+                    return f"uuid:{name.replace('-', '').lower()}"
     return ""

@@ -12,6 +12,7 @@ from oracle import source
 
 from batchdiff.discovery.sample_offsets import SAMPLE
 from batchdiff.discovery.samples import ReadCount, SampleShape, most_bytes, take_samples
+from batchdiff.errors import ImageError
 from batchdiff.image.open import open_image
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.units import KIB
@@ -63,6 +64,14 @@ def test_the_bytes_to_read_are_known_in_advance(tmp_path, shape):
     sparse = notation.write_raw(tmp_path / "b.img", "64k:A 64M:-")
     assert most_bytes(str(sparse), shape) == 64 * KIB
     assert most_bytes(str(tmp_path / "none"), shape) == 0
+
+
+def test_of_a_file_whose_blocks_cannot_be_counted_nothing_is_expected(tmp_path, monkeypatch):
+    def broken(_fd, path):
+        raise ImageError(f"cannot find the extents of {path}", path=path)
+
+    monkeypatch.setattr("batchdiff.discovery.samples.allocated_bytes", broken)
+    assert most_bytes(str(notation.write_raw(tmp_path / "a.img", TEXT)), FEW) == 0
 
 
 @pytest.mark.parametrize("form", ["monolithicFlat", "twoGbMaxExtentFlat", "data file"])

@@ -243,6 +243,17 @@ def test_a_template_that_cannot_be_read_ends_the_estimate(small_fleet_folder, mo
         estimate_of(small_fleet.manifest(small_fleet_folder))
 
 
+def test_a_template_whose_data_cannot_be_found_ends_the_estimate(small_fleet_folder, monkeypatch):
+    template = str(small_fleet_folder / "template.img")
+
+    def broken(_template, _guest, _size, *, sharing):
+        raise ImageError(f"cannot read {template}", why="Input/output error", path=template)
+
+    monkeypatch.setattr(jobs, "frame_of", broken)
+    with pytest.raises(ImageError, match=r"template\.img"):
+        estimate_of(small_fleet.manifest(small_fleet_folder))
+
+
 def fail_reads_of(name: str, monkeypatch) -> None:
     """As a disk with bad sectors does."""
     whole = files.read_into
