@@ -25,10 +25,9 @@ from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.linux.device_names import image_path
 
 _FILE = "file:"
-"""The prefix for plain files, which QEMU strips from their names."""
 
 _PLAIN_DRIVERS = {"file": stat.S_ISREG, "host_device": stat.S_ISBLK}
-"""QEMU's drivers for files and block devices. If a header names one as the format, the backing file is raw."""
+"""If a header names one of these drivers of QEMU as the format, the backing file is raw."""
 
 
 def check_backing(
@@ -41,11 +40,7 @@ def check_backing(
 ) -> None:
     """Check that an image names the declared backing file, or none if none is declared.
 
-    ``backing``: the backing file that the image names. ``top``: the top image of the chain. ``observer`` is called
-    at every read.
-
-    :raises ImageError: the named and the declared backing file differ, QEMU would read the file in another format,
-        or :func:`resolved_backing` refuses the name.
+    :raises ImageError: QEMU would use a different backing file or format, or the name is not accepted.
     """
     named = resolved_backing(image, backing)
     why = remedy = ""
@@ -73,11 +68,7 @@ def check_backing(
 
 
 def _correction(image: ImageSource, backing: Backing, declared: ImageSource, named: str) -> str:
-    """Return the remedy for a header that names a file other than the declared one.
-
-    Usually the images were moved, and only the header must change. But a file that still has the old name may be a
-    snapshot with content of its own, which must be kept.
-    """
+    # If the named file exists, it may be a snapshot, whose content must be kept.
     name = declared.path
     if not os.path.isabs(backing.name):
         # The leading ./ keeps QEMU from taking the part before a colon for a protocol.
@@ -97,7 +88,6 @@ def _correction(image: ImageSource, backing: Backing, declared: ImageSource, nam
 
 
 def _format_correction(image: ImageSource, backing: Backing, declared: ImageSource) -> str:
-    """Return the remedy for a header because of which QEMU reads the backing file in a format not declared."""
     if image.format is ImageFormat.QED and declared.format is not ImageFormat.RAW:
         return (
             "Correct the `backing` list in the manifest: the header of a QED image can name no format but raw, so"
@@ -110,7 +100,6 @@ def _format_correction(image: ImageSource, backing: Backing, declared: ImageSour
 
 
 def _contradicts(backing: Backing, declared: ImageSource, observer: ReadObserver | None) -> bool:
-    """Return whether QEMU would read the backing file in a format other than the declared one."""
     named = backing.format
     if named is None:
         # QEMU guesses, and misses formats without a mark in the first bytes, such as a fixed VHD.
@@ -124,17 +113,14 @@ def _contradicts(backing: Backing, declared: ImageSource, observer: ReadObserver
 
 
 def _rebase(image: ImageSource, backing_format: str, name: str) -> str:
-    """Return the command that writes a backing file's name and format into a header and changes nothing else."""
     command = ["qemu-img", "rebase", "-u", "-f", image.format, "-F", backing_format, "-b", name, image.path]
     return f"`{shell_line(command)}`"
 
 
 def resolved_backing(image: ImageSource, backing: Backing | None) -> str | None:
-    """Return the real path of the backing file that an image names; None if it names none.
+    """Return the :func:`image_path` of the backing file that an image names; None if it names none.
 
-    A relative name is resolved against the image's folder, and links are followed, but not to block devices.
-
-    :raises ImageError: the name is not a plain path, or is relative to the folder in which QEMU is started.
+    :raises ImageError: the name is not accepted.
     """
     if backing is None:
         return None
@@ -154,7 +140,6 @@ def resolved_backing(image: ImageSource, backing: Backing | None) -> str | None:
 
 
 def _depends_on_who_opens_it(image: ImageSource, backing: Backing, plain: str) -> ImageError:
-    """Return the error for a relative name after ``file:``, which QEMU resolves against its working folder."""
     there = os.path.join(os.path.dirname(image.path), plain)
     # An untrusted header's file is not opened, not even to find out its format.
     unknown = "" if backing.format else ", with its format in place of FORMAT"

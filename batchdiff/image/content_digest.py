@@ -6,8 +6,8 @@
     range of 64 MiB     xxh3-128 of (window number in the range, 8 bytes LE; window digest) for each window
     template            xxh3-128 of (virtual size, 8 bytes LE), then (range number, range digest) for each range
 
-Windows and ranges of zeros are left out, whether they are holes or data, so a copy of the template in another
-format, or with other holes, has the same digest. The digest detects changes, not forgeries.
+Windows and ranges of zeros are left out, so a copy in another format or with other holes has the same digest. It
+detects changes, not forgeries.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from batchdiff.units import KIB, MIB, ceil_div
 _PREFIX = "xxh3-128-64m-512k:"
 _RANGE, _WINDOW = 64 * MIB, 512 * KIB
 _STRETCH = 4 * MIB
-"""Bytes whose segments are looked up at once: up to 8,192 segments in each layer, if they have 512 bytes each."""
+"""Bytes whose segments are looked up at once."""
 
 _NUMBER = struct.Struct("<Q")
 
 
 class RangeDigest:
-    """The digest of one range; windows are added in ascending order."""
+    """The digest of one range. Add its windows in ascending order."""
 
     def __init__(self) -> None:
         self._hash = xxhash.xxh3_128()
@@ -61,11 +61,11 @@ def combine_digests(virtual_size: int, ranges: dict[int, bytes]) -> str:
 
 
 def content_digest(image: Image, *, check: Callable[[], None], report: Callable[[int], None] = ignore) -> str:
-    """Read an image, and return its labelled digest. ``check`` is called every few MiB; it may raise an error.
+    """Read an image, and return its labelled digest.
 
-    ``report`` is called with the number of bytes of the disk that are done, read or not.
+    ``check`` may raise an error. ``report`` is called with the bytes of the disk that are done, read or not.
 
-    :raises ImageError: the image cannot be read, or is damaged.
+    :raises ImageError: the image cannot be read.
     """
     ranges: dict[int, bytes] = {}
     buffer = page_aligned(_WINDOW)

@@ -1,7 +1,6 @@
 """Encrypted images: LUKS, and qcow2 with data clusters that are encrypted with LUKS.
 
-QEMU decrypts and exports the data. The tables of a qcow2 file are not encrypted: they are read here, and can be
-checked before QEMU opens the file.
+QEMU decrypts the data. The tables of a qcow2 file are not encrypted: they can be checked before QEMU opens it.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _IN_THE_FILE = {Origin.FILE, Origin.COMPRESSED}
 def open_luks(source: ImageSource, observer: ReadObserver | None) -> Layer:
     """Open a LUKS image.
 
-    :raises ImageError: the image cannot be read or is invalid, or no usable secret file is given.
+    :raises ImageError: the image or its secret file cannot be used.
     """
     if source.secret_file is None:
         raise _without_secret(source)
@@ -39,8 +38,7 @@ def open_luks(source: ImageSource, observer: ReadObserver | None) -> Layer:
 def open_qcow2(source: ImageSource, observer: ReadObserver | None) -> Layer:
     """Open a qcow2 image, encrypted or not.
 
-    :raises ImageError: the image cannot be read or is invalid; it is encrypted, but no usable secret file is
-        given; or it is not encrypted, but a secret file is given.
+    :raises ImageError: the image or its secret file cannot be used, or an image without encryption has one.
     """
     file = ImageFile(source.path, observer)
     plain = Qcow2Layer(source, observer, file)
@@ -68,10 +66,6 @@ def _without_secret(source: ImageSource) -> EncryptedError:
 
 
 def _decrypted(source: ImageSource) -> BlockDevice:
-    """Return everything that QEMU needs to decrypt an image by itself, without its backing file.
-
-    :raises SecretError: the secret file cannot be used.
-    """
     alone = replace(source, backing=())
     secrets = secrets_of([alone])
     options: list[tuple[str, str | None]] = []
@@ -91,8 +85,8 @@ def _decrypted(source: ImageSource) -> BlockDevice:
 class EncryptedQcow2Layer(WithOthers):
     """One encrypted qcow2 file without its backing file.
 
-    ``file``: the open file, which is closed with this layer, or if an error is raised; ``plain``: the layer of the
-    same file, as if it were not encrypted; ``header``: offset and length of the LUKS header.
+    ``file`` is closed with this layer, or if an error is raised. ``plain``: a layer of the same file. ``header``:
+    offset and length of the LUKS header.
     """
 
     def __init__(
@@ -109,38 +103,37 @@ class EncryptedQcow2Layer(WithOthers):
 
     @property
     def virtual_size(self) -> int:
-        """Bytes of the disk that the VM sees, from the header."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         return self._plain.virtual_size
 
     @property
     def backing(self) -> Backing | None:
-        """The backing file that the header names; None if it names none."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         return self._plain.backing
 
     @property
     def losses(self) -> Losses:
-        """The internal snapshots and persistent bitmaps that the header counts, and encryption."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         return self._plain.losses
 
     def read_tables(self) -> None:
-        """Read the L1 table now."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         self._plain.read_tables()
 
     def inspect(self, *, refcounts: bool = False) -> None:
         """Check the tables; then have QEMU open the image, which shows whether the secret is right.
 
-        :raises ImageError: the metadata is invalid or cannot be read, QEMU cannot open the image, or the secret
-            opens no key slot.
+        :raises ImageError: the image cannot be used, or the secret opens no key slot.
         """
         self._plain.inspect(refcounts=refcounts)
         self._export.start()
 
     def start(self) -> None:
-        """Start the export; see :meth:`~batchdiff.image.exported.ExportedLayer.start`."""
+        """See :class:`~batchdiff.image.layer.ExportedImage`."""
         self._export.start()
 
     def parts(self, start: int, end: int) -> list[Segment]:
-        """Return segments as :class:`~batchdiff.image.layer.Layer` describes them."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         found: list[Segment] = []
         for segment in self._plain.parts(start, end):
             if segment.origin not in _IN_THE_FILE:
@@ -152,7 +145,7 @@ class EncryptedQcow2Layer(WithOthers):
         return found
 
     def next_data(self, start: int) -> int | None:
-        """Return an offset, ``start`` or later, up to which there is no data; None if no data follows."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         return self._plain.next_data(start)
 
     def read(self, segment: Segment, buffer: memoryview) -> None:
@@ -164,14 +157,13 @@ class EncryptedQcow2Layer(WithOthers):
         return self._export.compressed_cluster(segment)
 
     def fingerprint(self) -> Fingerprint:
-        """Return the file's current fingerprint."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         return self._plain.fingerprint()
 
     def close(self) -> None:
-        """Close the file, and end the export if this process started it and no other layer uses it."""
+        """See :class:`~batchdiff.image.exported.ExportedLayer`."""
         self._export.close()
 
 
 def _inspect_within(start: int, length: int, read: ReadAt, _file_size: int) -> None:
-    """Inspect a LUKS header of ``length`` bytes at ``start`` in a file."""
     inspect_luks(lambda offset, count: read(start + offset, min(count, max(length - offset, 0))), length)

@@ -1,7 +1,6 @@
-"""Images whose data only QEMU can read: QEMU exports the disk, and batchdiff reads the export.
+"""Images whose data only QEMU can read: QEMU exports their disks.
 
-Lists of runs are kept, up to a limit, after their exports have ended, and used again for regular files that have
-not changed.
+Lists of runs are kept, up to a limit, and used again for regular files that have not changed.
 """
 
 from __future__ import annotations
@@ -28,14 +27,13 @@ from batchdiff.qemu.export import BlockDevice
 from batchdiff.qemu.shared_export import SharedExport
 
 _MOST_LISTED = 2_000_000
-"""The maximum number of runs (16 bytes each) in one list, and in all kept lists together. After that many runs in
-one list, holes count as data."""
+"""The maximum number of runs (16 bytes each) in one list, and in all kept lists. Past it, holes count as data."""
 
 _Offsets = npt.NDArray[np.int64]
 
 
 class _DiskRuns(NamedTuple):
-    """The size of a disk, and the starts and ends of its runs of data, ascending. All else reads as zeros."""
+    """The size of a disk, and its runs of data, ascending. All else reads as zeros."""
 
     size: int
     starts: _Offsets
@@ -60,15 +58,14 @@ def end_exports(fd: int) -> None:
 
 
 def plain_device(source: ImageSource) -> BlockDevice:
-    """Return everything that QEMU needs to open an image in a format without options."""
+    """Return the device of an image in a format without options."""
     return BlockDevice(source.format.value)
 
 
 class ExportedLayer:
     """An image that QEMU exports; ``inspect`` checks its header before QEMU sees the file.
 
-    ``device`` returns everything that QEMU needs to open the image. ``file``: the image's file, if it is open
-    already; it is closed with this layer, or if an error is raised.
+    ``file``: the image's file, if it is open already; it is closed with this layer, or if an error is raised.
     """
 
     def __init__(
@@ -102,7 +99,6 @@ class ExportedLayer:
         return (self._device, now.device, now.inode, now.size, now.mtime_ns, now.ctime_ns)
 
     def _shared_export(self) -> SharedExport:
-        """Return the export of the file, started or not; until :meth:`close` this layer is one of its users."""
         if self._export is None:
             with _lock:
                 key = self._key()
@@ -114,17 +110,16 @@ class ExportedLayer:
         return self._export
 
     def read_tables(self) -> None:
-        """List the runs of data now, unless their list is kept."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         _ = self._disk
 
     def start(self) -> None:
-        """Start the export now, so that workers forked later share it."""
+        """See :class:`~batchdiff.image.layer.ExportedImage`."""
         with self._shared_export().connection():
             pass
 
     @cached_property
     def _disk(self) -> _DiskRuns:
-        """The size of the disk and its runs of data, as kept for this state of the file, or listed now."""
         key = self._key()
         is_lasting = self.fingerprint().vouches_for_content
         found = _kept.get(key) if is_lasting else None
@@ -137,29 +132,29 @@ class ExportedLayer:
 
     @property
     def virtual_size(self) -> int:
-        """Bytes of the disk, as QEMU reports them."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         return self._disk.size
 
     @property
     def backing(self) -> None:
-        """No backing file: an export shows only the image's own data."""
+        """None: an export shows only the image's own data."""
         return None
 
     @property
     def other_files(self) -> tuple[str, ...]:
-        """No other files: the image is a single file."""
+        """No other files."""
         return ()
 
     @property
     def losses(self) -> Losses:
-        """Encryption, if any: these formats have no snapshots and no bitmaps that QEMU knows of."""
+        """Encryption, if there is any."""
         return Losses(encryption=self._source.secret_file is not None)
 
     def inspect(self, *, refcounts: bool = False) -> None:
-        """Do nothing: the header has been inspected, and only QEMU interprets the rest."""
+        """Do nothing: the constructor has called ``inspect``."""
 
     def parts(self, start: int, end: int) -> list[Segment]:
-        """Return segments as :class:`~batchdiff.image.layer.Layer` describes them; none is ever ABSENT."""
+        """See :class:`~batchdiff.image.layer.Layer`; none is ABSENT."""
         _, starts, ends = self._disk
         first, last = np.searchsorted(ends, start, side="right"), np.searchsorted(starts, end, side="left")
         found, at = [], start
@@ -174,7 +169,7 @@ class ExportedLayer:
         return found
 
     def next_data(self, start: int) -> int | None:
-        """Return the first offset, ``start`` or later, in a run of data; None if there is none."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         _, starts, ends = self._disk
         index = int(np.searchsorted(ends, start, side="right"))
         return max(int(starts[index]), start) if index < len(starts) else None
@@ -182,7 +177,7 @@ class ExportedLayer:
     def read(self, segment: Segment, buffer: memoryview) -> None:
         """Read an EXPORTED segment.
 
-        :raises ImageError: QEMU cannot be started, cannot read the segment, has ended, or does not answer in time.
+        :raises ImageError: it cannot be read.
         """
         if self._observer is not None:
             self._observer.before(READ_FOR_US, segment.start, len(buffer))
@@ -198,7 +193,7 @@ class ExportedLayer:
         raise ValueError(f"nothing is compressed in an export: {segment}")
 
     def fingerprint(self) -> Fingerprint:
-        """Return the file's current fingerprint."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         return self._file.fingerprint()
 
     def close(self) -> None:
@@ -217,7 +212,6 @@ class ExportedLayer:
 
 
 def _joined(size: int, runs: Iterator[tuple[int, int]]) -> _DiskRuns:
-    """Collect runs of data, and join adjacent ones; the last of ``_MOST_LISTED`` runs may include holes."""
     table = array("q")
     for start, end in runs:
         if table and (table[-1] == start or len(table) >= 2 * _MOST_LISTED):

@@ -16,7 +16,7 @@ from batchdiff.linux.call_failures import explain
 from batchdiff.linux.permissions import Deed
 
 LOOP = "symbolic links in its path lead back to themselves, or there are too many of them"
-"""The reason why a file cannot be reached (ELOOP) although its own name is not a symbolic link."""
+"""The reason for ELOOP if the file's own name is not a symbolic link."""
 
 _MISSING = {errno.ENOENT, errno.ENOTDIR}
 
@@ -25,24 +25,24 @@ _READ_ONLY = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 READ_FOR_US = -1
-"""The ``fd`` of reads that another program does for this process; their offsets are those on the image's disk."""
+"""The ``fd`` of reads by another program for this process; their offsets are those on the image's disk."""
 
 
 class ReadObserver(Protocol):
-    """An observer of the reads of images that are opened with it; ``fd`` may be :data:`READ_FOR_US`."""
+    """An observer of reads; ``fd`` may be :data:`READ_FOR_US`."""
 
     def before(self, fd: int, offset: int, length: int) -> None:
-        """Prepare for a read of bytes ``offset`` to ``offset + length`` of a file; may wait."""
+        """Prepare for a read; may wait."""
 
     def after(self, fd: int, offset: int, length: int) -> None:
         """Note that the read is over, successful or not."""
 
     def settle(self) -> None:
-        """Note that a piece of work is done, and needs no further reads."""
+        """Note that a piece of work needs no further reads."""
 
 
 def settle(observer: ReadObserver | None) -> None:
-    """Notify an observer, if there is one, that a piece of work is done."""
+    """Call :meth:`ReadObserver.settle`, if there is an observer."""
     if observer is not None:
         observer.settle()
 
@@ -50,19 +50,18 @@ def settle(observer: ReadObserver | None) -> None:
 def read_sequentially(fd: int) -> None:
     """Ask the kernel to read further ahead.
 
-    Measured with a cold cache: a scan of four images of 1 GiB on a disk of 250 MB/s took 0.79 to 0.82 of the time
-    without this; a scan of images of 256 MiB on a disk of 1 GB/s was no faster.
+    Measured with a cold cache: scans of images of 1 GiB at 250 MB/s took 0.79 to 0.82 of the time without this;
+    scans of images of 256 MiB at 1 GB/s were no faster.
     """
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
 
 def open_image_file(path: str) -> int:
-    """Return a read-only descriptor of a regular file or block device.
+    """Open a regular file or block device for reading.
 
-    If the path itself is a symbolic link, it must lead to a block device: /dev/vg/lv lasts, but its target,
-    /dev/dm-3, does not.
+    A symbolic link must lead to a block device: /dev/vg/lv lasts, but its target, /dev/dm-3, does not.
 
-    :raises ImageError: the file is missing, of another kind, or cannot be opened.
+    :raises ImageError: the file is of another kind, or cannot be opened.
     """
     try:
         check_usable(path)
@@ -93,10 +92,6 @@ def _opened(path: str) -> int:
 
 
 def _device_behind(link: str) -> int | None:
-    """Return a descriptor of the block device that a symbolic link points to; None if it points to something else.
-
-    :raises OSError: the link's target cannot be reached, or the device cannot be opened.
-    """
     # Opening some devices has side effects; O_PATH only finds the device. Opening it through /proc then opens the
     # very file that was checked, even if the link changes meanwhile.
     found = os.open(link, os.O_PATH | os.O_CLOEXEC)
@@ -147,7 +142,7 @@ def identify(fd: int) -> Fingerprint:
 
 
 def failed_read(path: str, offset: int, error: OSError) -> ImageError:
-    """Return the error to raise if an open image cannot be read at an offset."""
+    """Return the error for a failed read of an open image."""
     return ImageError(
         f"cannot read {path} at byte {offset}",
         path=path,
@@ -157,11 +152,9 @@ def failed_read(path: str, offset: int, error: OSError) -> ImageError:
 
 
 def read_into(fd: int, buffer: memoryview, offset: int, path: str, observer: ReadObserver | None = None) -> int:
-    """Fill ``buffer`` with the bytes from ``offset`` on, and return their number.
+    """Read bytes from ``offset`` on; return their number, below ``len(buffer)`` only at the end of the file.
 
-    That number is less than the size of ``buffer`` only at the end of the file.
-
-    :raises ImageError: the disk fails.
+    :raises ImageError: the read fails.
     """
     done = 0
     if observer is not None:
@@ -181,7 +174,7 @@ def read_into(fd: int, buffer: memoryview, offset: int, path: str, observer: Rea
 
 
 class ImageFile:
-    """An open image file or block device, read-only; ``observer`` is called at every read of it.
+    """An open image file or block device, read-only.
 
     :meth:`data_runs` and :meth:`next_data` are for regular files only.
     """
@@ -199,23 +192,23 @@ class ImageFile:
     def read_exactly(self, length: int, offset: int) -> bytes:
         """Return ``length`` bytes from ``offset`` on.
 
-        :raises ImageError: the file ends too early, or the disk fails.
+        :raises ImageError: they cannot all be read.
         """
         buffer = scratch(length)
         self.fill(buffer, offset)
         return bytes(buffer)
 
     def read_at_most(self, offset: int, length: int) -> bytes:
-        """Return ``length`` bytes from ``offset`` on, or fewer at the end of the file.
+        """Return ``length`` bytes from ``offset`` on, or fewer at the end that the file had when it was opened.
 
-        :raises ImageError: the file has become shorter since it was opened, or the disk fails.
+        :raises ImageError: they cannot all be read.
         """
         return self.read_exactly(min(length, max(self.size - offset, 0)), offset)
 
     def fill(self, buffer: memoryview, offset: int) -> None:
         """Fill ``buffer`` with the bytes from ``offset`` on.
 
-        :raises ImageError: the file ends too early, or the disk fails.
+        :raises ImageError: they cannot all be read.
         """
         if read_into(self.fd, buffer, offset, self.path, self._observer) != len(buffer):
             raise ImageError(
@@ -245,11 +238,8 @@ class ImageFile:
                 raise failed_read(self.path, at, error) from error
 
     def _end_of_data(self, start: int) -> int:
-        """Return the end of the data that contains ``start``.
-
-        In preallocated blocks, the kernel looks for that end page by page. If the kernel were asked again for each
-        piece of a long run, the time would grow with the square of the run's length.
-        """
+        # In preallocated blocks, the kernel looks for the end page by page. Asking again for each piece of a run
+        # would take time that grows with the square of its length.
         begin, end = self._last_run
         if not begin <= start < end:
             end = os.lseek(self.fd, start, os.SEEK_HOLE)
@@ -269,7 +259,7 @@ class ImageFile:
             raise failed_read(self.path, start, error) from error
 
     def fingerprint(self) -> Fingerprint:
-        """Return the file's current fingerprint."""
+        """Return the current fingerprint."""
         return identify(self.fd)
 
     def close(self) -> None:

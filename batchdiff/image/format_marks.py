@@ -1,7 +1,6 @@
 """The format that a file's magic number suggests: a hint, because a guest can write such a number to a raw disk.
 
-Source: QEMU's block drivers (block/qcow2.c, qed.c, vmdk.c, vdi.c, vhdx.c, vpc.c, parallels.c, bochs.c, cloop.c,
-dmg.c), each of which has a function that judges a file's first bytes, and the LUKS on-disk format specification.
+Source: the probe functions of QEMU's block drivers (``block/*.c``); the LUKS on-disk format specification.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from batchdiff.image_source import ImageFormat
 _Found = TypeVar("_Found")
 
 _HEAD = 512
-"""The bytes from which QEMU guesses a format."""
+"""Bytes from which QEMU guesses a format."""
 _VPC_FOOTER = 512
 _VDI_MARK_AT = 0x40
 
@@ -47,22 +46,18 @@ _ONLY_TO_QEMU = (
 """Beginnings of images of kinds that batchdiff does not read."""
 
 _BY_NAME = (".dmg", "dmg")
-"""The suffix by which QEMU recognises a format if no first bytes match."""
+"""The suffix that QEMU goes by if no first bytes match."""
 
 
 def looks_like(path: str, observer: ReadObserver | None = None) -> ImageFormat | None:
-    """Return the format whose magic number a file has; raw if none is found.
-
-    Return None if the file is missing, cannot be read, or is neither a regular file nor a block device.
-    """
+    """Return the format that a file's bytes suggest, or raw; None if it cannot be read or hold an image."""
     return _marked(path, lambda descriptor: _by_head(descriptor, observer) or _by_footer(descriptor, observer))
 
 
 def guesses_of_qemu(path: str, name: str, observer: ReadObserver | None = None) -> set[str]:
-    """Return the formats, by QEMU's names for them, as which QEMU may open a file if nothing names its format.
+    """Return the formats, by QEMU's names, as which QEMU may open a file if nothing names its format.
 
-    If there are several, QEMU's choice depends on the order of its drivers. There is none if :func:`looks_like`
-    returns None. ``name``: the name by which QEMU opens the file.
+    Empty if it cannot be read or hold an image. ``name``: the name by which QEMU opens it.
     """
     return _marked(path, lambda descriptor: _guesses(_read(descriptor, 0, _HEAD, observer), name)) or set()
 

@@ -1,6 +1,6 @@
 """The table of image formats: how an image of each is opened, and what is checked before its bytes are trusted.
 
-CONTRIBUTING.md, "Adding a format", describes what a new format needs.
+See CONTRIBUTING.md, "Adding a format".
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from batchdiff.qcow2.faults import FormatError, require
 
 
 class Outside(enum.StrEnum):
-    """A statement about the other files to which an image of a format can refer."""
+    """A statement about the other files to which an image can refer."""
 
     NOT_POSSIBLE = (
         "no outside references are possible: neither batchdiff nor QEMU opens a file that such an image names"
@@ -50,17 +50,17 @@ class Outside(enum.StrEnum):
 
 
 class Unchecked(NamedTuple):
-    """The statement that nothing is checked, and why that is safe."""
+    """The reason why it is safe to check nothing."""
 
     why: str
     outside: Outside = Outside.NOT_POSSIBLE
 
 
 class Format(NamedTuple):
-    """A row of the table. ``opener`` opens one image of a chain in its declared format.
+    """A row of the table.
 
-    Besides the image's own file, it opens only the source's secret file, and extents or a data file beside the
-    image or in ``allow_folders``. It raises ImageError if a file is missing or invalid, or cannot be read.
+    ``opener`` opens no backing file: besides the image's own file, only the source's secret file, and extents or a
+    data file beside the image or in ``allow_folders``. It raises ImageError if one of them cannot be used.
 
     ``safety``: a statement about the other files, then phrases for the checks before any byte is trusted.
     """
@@ -70,8 +70,6 @@ class Format(NamedTuple):
 
 
 def _mapped(inspect: Callable[[ReadAt, int], Outline], outside: Outside, *checks: str) -> Format:
-    """Return the row of a format whose images :class:`MappedLayer` reads."""
-
     def opener(source: ImageSource, observer: ReadObserver | None) -> Layer:
         return MappedLayer(source, observer, inspect)
 
@@ -83,7 +81,6 @@ def _vhdx(source: ImageSource, observer: ReadObserver | None) -> Layer:
 
 
 def _vmdk(source: ImageSource, observer: ReadObserver | None) -> Layer:
-    """Open a VMDK image with the layer for its type, which its first bytes show."""
     file = ImageFile(source.path, observer)
     try:
         if file.read_at_most(0, len(TEXT_BEGINNING)) == TEXT_BEGINNING:
@@ -102,11 +99,7 @@ def _vmdk(source: ImageSource, observer: ReadObserver | None) -> Layer:
 
 
 def _described(source: ImageSource, file: ImageFile, observer: ReadObserver | None) -> Layer:
-    """Open an image whose own file is a descriptor of its extents. If an error is raised, ``file`` stays open.
-
-    :raises FormatError: the descriptor or an extent is invalid.
-    :raises ImageError: a file cannot be used, or the descriptor changes meanwhile.
-    """
+    """Open an image whose own file is a descriptor of its extents. If an error is raised, ``file`` stays open."""
     descriptor = read_descriptor(file.read_at_most, file.size)
     extents: list[FlatExtent] = []
     grains = 0
@@ -140,10 +133,7 @@ def _same(descriptor: Descriptor, read: ReadAt, size: int) -> bool:
 
 
 def _inspect_extent(extent: FlatExtent, kind: ExtentKind, *, is_last: bool) -> int:
-    """Inspect an extent; return the number of its grains, 0 if it is flat.
-
-    :raises FormatError: it is invalid, or does not hold the part of the disk that the descriptor requires.
-    """
+    """Inspect an extent; return the number of its grains, 0 if it is flat."""
     file = extent.file.file
     try:
         if kind is ExtentKind.SPARSE:

@@ -17,8 +17,7 @@ from batchdiff.qcow2.entries import Origin
 class Image:
     """One image with its backing chain, read-only.
 
-    ``layers`` has a layer for each file: the image itself, its backing chain, then the extents and data files of
-    them all, each as a raw layer. ``source`` has the paths of all these files.
+    ``layers``: the image itself, its backing chain, then the extents and data files of them all, as raw layers.
     """
 
     def __init__(self, source: ImageSource, chain: list[Layer]) -> None:
@@ -33,17 +32,17 @@ class Image:
 
     @property
     def own_files(self) -> list[Layer]:
-        """The layers of the image itself: its file, then its other files."""
+        """The image's own file, then its other files."""
         return [self._chain[0], *others_of(self._chain[0])]
 
     @property
     def path(self) -> str:
-        """Absolute path of the image itself."""
+        """The absolute path of the image's own file."""
         return self.layers[0].path
 
     @property
     def virtual_size(self) -> int:
-        """Bytes of the disk that the VM sees; a multiple of 512."""
+        """The bytes of the disk; a multiple of 512."""
         return self.layers[0].virtual_size
 
     def segments(self, start: int, end: int) -> list[Segment]:
@@ -57,7 +56,6 @@ class Image:
         return found
 
     def _resolved(self, layer: int, start: int, end: int) -> Iterator[Segment]:
-        """Yield the segments of a layer, with ABSENT ones replaced by those of the layers below it."""
         if start >= end:
             return
         parts = self._chain[layer].parts(start, end)
@@ -73,7 +71,7 @@ class Image:
             yield from _within(below, part.start, part.end)
 
     def _below(self, layer: int, start: int, end: int) -> list[Segment]:
-        """Return the segments of :meth:`_resolved`, and zeros past a layer's end or if there is no such layer."""
+        """Return a layer's segments, with zeros past its end or if there is no such layer."""
         size = self._chain[layer].virtual_size if layer < len(self._chain) else 0
         found = list(self._resolved(layer, start, min(end, size)))
         if end > max(size, start):
@@ -83,7 +81,7 @@ class Image:
     def next_data(self, start: int) -> int | None:
         """Return an offset, ``start`` or later, up to which all bytes are zeros.
 
-        The offset may be lower than necessary. None means that only zeros follow.
+        It may be lower than necessary. None means that only zeros follow.
         """
         found, end = [], self.virtual_size
         for layer in self._chain:
@@ -96,7 +94,7 @@ class Image:
     def fill(self, buffer: memoryview, start: int, segments: list[Segment]) -> None:
         """Read gapless segments, which begin at ``start``, into ``buffer``; fill the rest of it with zeros.
 
-        :raises ImageError: the bytes cannot be read, or are damaged.
+        :raises ImageError: the segments cannot be read.
         """
         if len(segments) == 1 and segments[0].end - start == len(buffer):
             # By far the most common case: this takes a third of the time of the code below.
@@ -115,7 +113,7 @@ class Image:
             self.layers[segment.layer].read(segment, view)
 
     def fingerprints(self) -> tuple[Fingerprint, ...]:
-        """Return the current fingerprint of each file, in the order of ``layers``."""
+        """Return the current fingerprints, in the order of ``layers``."""
         return tuple(layer.fingerprint() for layer in self.layers)
 
     def close(self) -> None:
@@ -136,7 +134,6 @@ def others_of(layer: Layer) -> tuple[Layer, ...]:
 
 
 def _with_other_files(source: ImageSource, chain: list[Layer]) -> ImageSource:
-    """Return a source that lists the other files of all layers of its chain."""
     own, *below = (
         replace(each, other_files=layer.other_files)
         for each, layer in zip((source, *source.backing), chain, strict=True)
@@ -145,13 +142,11 @@ def _with_other_files(source: ImageSource, chain: list[Layer]) -> ImageSource:
 
 
 def _within(segments: list[Segment], start: int, end: int) -> list[Segment]:
-    """Return the parts of gapless, sorted segments that are within a range."""
     first = bisect.bisect_right(segments, start, key=lambda segment: segment.end)
     last = bisect.bisect_left(segments, end, key=lambda segment: segment.start)
     return clip_segments(segments[first:last], start, end)
 
 
 def _clear(view: memoryview) -> None:
-    """Fill a buffer with zeros, without a second buffer to copy from."""
     if view:
         np.frombuffer(view, dtype=np.uint8).fill(0)

@@ -1,8 +1,8 @@
 """Exclusive claims on block devices: detect that the kernel uses a device, or keep the kernel from using it.
 
 Mounted filesystems, LVM, RAID and the like open their devices exclusively. So an exclusive open fails while one of
-them uses the device or a partition of it; the descriptor of a successful one keeps them out until it is closed.
-Plain opens, such as QEMU's, still work. Source: open(2), O_EXCL.
+them uses the device or a partition of it; a successful one keeps them out until it is closed. Plain opens, such as
+QEMU's, still work. Source: open(2), O_EXCL.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from batchdiff.linux.mounts import mounts_of
 
 
 def claim(fd: int) -> int | None:
-    """Claim an open block device; return the descriptor of the claim, or None if the device is claimed already.
+    """Claim an open block device; return the claim's descriptor, or None if the device is claimed already.
 
     :raises OSError: the device cannot be opened again.
     """

@@ -5,12 +5,11 @@
     check                        finds
     QEMU's locks                 VMs, qemu-nbd and qemu-img on any filesystem with locks
     a read lease                 writers: VMs without locks, loop devices, other programs
-    a write lease, then /proc    VMs that have not yet locked the file or opened it for writing, because they wait
-                                 for an incoming migration
+    a write lease, then /proc    VMs that wait for an incoming migration, and have not locked the file yet
     an exclusive open, /proc     other uses of a block device, which has no leases
 
-Readers are allowed, except QEMU if it reads a guest: then the guest may be a VM's disk or an overlay's backing
-file. Processes on other hosts may go unnoticed.
+QEMU must not even read a guest, which may be a VM's disk or an overlay's backing file; other readers are allowed.
+Processes on other hosts may go unnoticed.
 """
 
 from __future__ import annotations
@@ -31,24 +30,23 @@ SHUT_DOWN_DOMAIN = (
     "Shut its VM down. If libvirt has saved the VM's memory, start the VM first, or discard that memory with"
     " `virsh managedsave-remove DOMAIN`."
 )
-"""The advice on an image that a domain uses according to libvirt."""
 
 
 class Purpose(enum.Enum):
-    """The role of an image, which decides what other processes may do with it at the same time."""
+    """The role of an image, which decides how others may use it."""
 
     GUEST = "guest"
-    """It may be retired: other processes must not write to it, and QEMU must not read it."""
+    """It may be retired: others must not write to it, and QEMU must not read it."""
 
     TEMPLATE = "template"
-    """It stays: other processes must not write to it, but VMs may run on its overlays."""
+    """It stays: others must not write to it, but VMs may run on its overlays."""
 
 
 class Usage(NamedTuple):
     """The use of a file by other processes.
 
     ``objection``: a clause about a use that is not allowed; empty if none is found. ``unknown``: why an empty
-    ``objection`` may be wrong; empty if it is reliable. ``leased``: whether :func:`check_usage` left a read lease.
+    ``objection`` may be wrong; empty if it is reliable. ``leased``: whether a read lease was left on the file.
     """
 
     objection: str = ""
@@ -57,7 +55,7 @@ class Usage(NamedTuple):
 
 
 def purposes(image: Image, purpose: Purpose) -> list[tuple[str, int, Purpose]]:
-    """Return the path, descriptor and purpose of each file of an image; backing files count as templates."""
+    """Return each file's path, descriptor and purpose; backing files count as templates."""
     own = image.own_files
     return [(layer.path, layer.fd, purpose if layer in own else Purpose.TEMPLATE) for layer in image.layers]
 
@@ -65,10 +63,9 @@ def purposes(image: Image, purpose: Purpose) -> list[tuple[str, int, Purpose]]:
 def require_unused(image: Image, purpose: Purpose, *, domain: str = "") -> None:
     """Refuse an image if a file of its chain is in use in a way that is not allowed.
 
-    ``domain``: a clause about the domain that uses the image according to libvirt; empty if none is known.
+    ``domain``: a clause about the libvirt domain that uses the image; may be empty.
 
-    :raises GuestError: a guest is in use, or a domain uses the image.
-    :raises ImageError: a template, or a guest's backing file, is in use.
+    :raises GuestError, ImageError: a file is in use, or ``domain`` is not empty.
     """
     if domain:
         raise GuestError(f"{image.path} is in use", why=domain, remedy=SHUT_DOWN_DOMAIN)
@@ -82,7 +79,7 @@ def require_unused(image: Image, purpose: Purpose, *, domain: str = "") -> None:
 
 
 def in_use(path: str, purpose: Purpose, objection: str) -> BatchdiffError:
-    """Return the error to raise for a file that is in use."""
+    """Return the error for a file that is in use."""
     if purpose is Purpose.GUEST:
         return GuestError(
             f"{path} is in use",
@@ -99,7 +96,7 @@ def in_use(path: str, purpose: Purpose, objection: str) -> BatchdiffError:
 
 
 def check_usage(fd: int, purpose: Purpose) -> Usage:
-    """Return how others use a file. If the result is ``leased``, a read lease stays on the file.
+    """Return how others use a file; may leave a read lease on it.
 
     :raises OSError: a limit on open files or memory is reached, or a block device cannot be opened again.
     """
@@ -114,10 +111,9 @@ def check_usage(fd: int, purpose: Purpose) -> Usage:
 
 
 def users(path: str) -> str:
-    """Return a clause about what uses an image, as shown by locks alone; empty if nothing is found.
+    """Return a clause about the users of an image that locks alone show; empty if none are found.
 
-    :raises ImageError: a limit on open files or memory is reached, so the image cannot be opened.
-    :raises OSError: such a limit is reached while the users are looked up.
+    :raises ImageError, OSError: a limit on open files or memory is reached.
     """
     try:
         fd = open_image_file(path)
@@ -134,8 +130,7 @@ def users(path: str) -> str:
 def other_writer(fd: int) -> str:
     """Return a clause about a program other than QEMU that can write to a file, or has locked or claimed it.
 
-    Return an empty string if none is found. QEMU is recognised by locks that permit changes, and VMs without locks
-    by their programs' names. No lease is left.
+    Empty if none is found. QEMU is recognised by locks that permit changes, or by its program's name.
 
     :raises OSError: as for :func:`check_usage`.
     """

@@ -1,4 +1,4 @@
-"""Holding an image while it is processed, to keep QEMU from writing to it and to notice other writers.
+"""Holding an image, to keep QEMU from writing to it and to notice other writers.
 
 ::
 
@@ -8,9 +8,9 @@
         held.is_broken()                         test only the leases, in microseconds
         held.alone()                             before the image is retired: look for readers, too
 
-A program that opens a leased file for writing waits in open() until :meth:`Held.check` releases the lease, for at
-most 45 seconds. QEMU waits there before it looks at our locks. So a VM that is started meanwhile gets its disk,
-intact, within the time between two checks.
+A program that opens a leased file for writing waits in open() until :meth:`Held.check` releases the lease (by
+default, for at most 45 seconds). QEMU waits there before it looks at our locks. So a VM that is started meanwhile
+gets its disk intact.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from batchdiff.image.in_use.open_files import have_open, holders_of
 from batchdiff.image.in_use.qemu_locks import CHANGES, others_locks, release_locks, take_locks
 
 _CLOSING_SECONDS = 2.0
-"""Seconds to wait while the kernel reports a file as open, but no process is found that has it open: if a program
-has used io_uring, as `qemu-img compare` does, the kernel closes its files only after the program has ended."""
+"""Seconds to wait for a file that no process is found to have open: the kernel closes the files of a program with
+io_uring, such as `qemu-img compare`, only after it has ended."""
 
 _NAMING_SECONDS = 0.5
-"""Seconds to look for the name of a writer that was let in: the writer needs a moment to return from open()."""
+"""Seconds to look for a writer that was let in: it needs a moment to return from open()."""
 
 
 @dataclass(slots=True)
 class _Grip:
-    """The locks, lease and claim on one file. ``claim``: the descriptor of the claim on a guest's block device."""
+    """The locks, lease and claim (a descriptor) on one file."""
 
     path: str
     fd: int
@@ -60,30 +60,21 @@ class Held:
 
     @property
     def unknown(self) -> str:
-        """The reason why a use that is not allowed may have gone unnoticed; empty if none can have.
-
-        A guest's backing files do not count.
-        """
+        """The reason why a use of the image, not of a guest's backing files, may go unnoticed; or empty."""
         return next(filter(None, (grip.unknown for grip in self._own())), "")
 
     def _own(self) -> list[_Grip]:
-        """Return the grips on a guest's own files, without its backing files, or on a template's whole chain."""
+        """Return the grips on a guest without its backing files, or on a template's whole chain."""
         return [grip for grip in self._grips if grip.purpose is self._grips[0].purpose]
 
     def is_broken(self) -> bool:
-        """Return whether a program is waiting to write to a leased file, or was let in.
-
-        Also return True once :meth:`check` has raised an error.
-        """
+        """Return whether the hold was given up, or a program waits to write to a leased file or was let in."""
         return self._given_up is not None or any(grip.leased and lease_is_broken(grip.fd) for grip in self._grips)
 
     def check(self) -> None:
-        """Release everything and raise an error if a program is writing to a file, or waiting to do so.
+        """Release everything and raise an error if a program has opened a file for writing, or is waiting to.
 
-        Our own qemu-img may be reading the files.
-
-        :raises GuestError: a guest is in use.
-        :raises ImageError: a template, or a backing file of a guest, is in use.
+        :raises GuestError, ImageError: a file is in use.
         """
         for grip in self._grips:
             if self._given_up is None:
@@ -95,8 +86,8 @@ class Held:
     def alone(self) -> Usage:
         """End exports of the image, and return its use by other programs, even for reading.
 
-        A guest's backing files do not count. This process must have opened each file only once, and its children
-        must not have it open.
+        A guest's backing files do not count. This process must have each file open only once, and its children not
+        at all.
         """
         own = self._own()
         for grip in own:
@@ -107,8 +98,7 @@ class Held:
     def take(self, path: str, fd: int, purpose: Purpose) -> None:
         """Hold one more file.
 
-        :raises GuestError: a guest is in use.
-        :raises ImageError: a template, or a backing file of a guest, is in use.
+        :raises GuestError, ImageError: it is in use.
         """
         grip = _Grip(path, fd, purpose)
         self._grips.append(grip)
@@ -137,7 +127,6 @@ class Held:
                 grip.claim = None
 
     def _check(self, grip: _Grip) -> None:
-        """Give everything up if a program is writing to a file, or waiting to do so."""
         if grip.leased and lease_is_broken(grip.fd):
             self._give_up(grip, "something wanted to write to it", _named_soon)
         elif others_locks(grip.fd).may & CHANGES:
@@ -146,7 +135,6 @@ class Held:
             self._give_up(grip, found)
 
     def _give_up(self, grip: _Grip, objection: str, named: Callable[[int], str] = lambda _: "") -> None:
-        """Release everything, then look for the name of the file's user."""
         self._given_up = grip, objection
         self.release()
         with contextlib.suppress(OSError):  # a limit is reached: the use is certain, only its name is not
@@ -155,10 +143,9 @@ class Held:
 
 @contextlib.contextmanager
 def hold(image: Image, purpose: Purpose) -> Iterator[Held]:
-    """Hold every file of an open image's chain until the ``with`` block ends, through the image's own descriptors.
+    """Hold every file of an open image's chain, through its own descriptors, until the ``with`` block ends.
 
-    :raises GuestError: a guest is in use.
-    :raises ImageError: a template, or a backing file of a guest, is in use.
+    :raises GuestError, ImageError: a file is in use.
     """
     held = Held()
     try:
@@ -185,7 +172,6 @@ def _alone(grip: _Grip) -> Usage:
 
 
 def _named_soon(fd: int) -> str:
-    """Return which writer was let in, as a clause for a message; empty if none is found."""
     deadline = time.monotonic() + _NAMING_SECONDS
     while time.monotonic() < deadline:
         found = writers(fd)
