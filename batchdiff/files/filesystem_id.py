@@ -26,7 +26,7 @@ _BY_UUID = "/dev/disk/by-uuid"
 
 def filesystem_id(fd: int) -> str:
     """Return the identifier of an open file's filesystem; empty if none is known."""
-    # The subvolume first: a UUID of the whole filesystem, should btrfs report one, would be the same for all of them.
+    # The subvolume first: if btrfs came to report a UUID of the whole filesystem, that would be the same for all.
     return _subvolume_uuid(fd) or _filesystem_uuid(fd) or _udev_uuid(os.fstat(fd).st_dev)
 
 
