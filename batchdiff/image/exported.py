@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 from array import array
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from functools import cached_property
 from typing import NamedTuple
 
@@ -43,6 +42,7 @@ class _DiskRuns(NamedTuple):
 _Key = tuple[BlockDevice, int, int, int, int, int]
 
 _kept: dict[_Key, _DiskRuns] = {}
+_lock_of_kept = threading.Lock()
 
 
 _shared: dict[_Key, SharedExport] = {}
@@ -223,7 +223,7 @@ def _joined(size: int, runs: Iterator[tuple[int, int]]) -> _DiskRuns:
 
 
 def _keep(key: _Key, found: _DiskRuns) -> None:
-    _kept[key] = found
-    while len(_kept) > 1 and sum(len(each.starts) for each in _kept.values()) > _MOST_LISTED:
-        with suppress(KeyError, StopIteration):
+    with _lock_of_kept:
+        _kept[key] = found
+        while len(_kept) > 1 and sum(len(each.starts) for each in _kept.values()) > _MOST_LISTED:
             del _kept[next(iter(_kept))]

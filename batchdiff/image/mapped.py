@@ -11,6 +11,7 @@ extents, each offset in its map is in the extent that holds that part of the dis
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -45,6 +46,7 @@ _MOST_LOOKED_AT = 1000
 _Key = tuple[str | int, ...]
 
 _kept: dict[_Key, ImageMap] = {}
+_lock_of_kept = threading.Lock()
 
 
 class MappedLayer(WithOthers):
@@ -262,6 +264,7 @@ def _stored(file: ImageFile, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def _keep(key: _Key, found: ImageMap) -> None:
-    _kept[key] = found
-    while len(_kept) > 1 and sum(len(each.starts) for each in _kept.values()) > _MOST_KEPT:
-        del _kept[next(iter(_kept))]
+    with _lock_of_kept:
+        _kept[key] = found
+        while len(_kept) > 1 and sum(len(each.starts) for each in _kept.values()) > _MOST_KEPT:
+            del _kept[next(iter(_kept))]

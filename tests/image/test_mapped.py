@@ -6,13 +6,16 @@ Guards qemu/image_map.py.
 import itertools
 import os
 import struct
+import sys
+import types
+from concurrent.futures import ThreadPoolExecutor
 
 import notation
 import pytest
 from oracle import guest_bytes
 
 from batchdiff.errors import ImageError
-from batchdiff.image import mapped
+from batchdiff.image import exported, mapped
 from batchdiff.image.open import inspect, open_image
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.qcow2.entries import Origin
@@ -237,3 +240,20 @@ def test_without_qemu(tmp_path, monkeypatch):
     with pytest.raises(ImageError, match="qemu-img") as caught:
         read(source)
     assert "qemu-utils" in caught.value.remedy
+
+
+@pytest.mark.parametrize(("module", "limit"), [(mapped, "_MOST_KEPT"), (exported, "_MOST_LISTED")])
+def test_threads_may_keep_what_they_found_at_the_same_time(monkeypatch, module, limit):
+    monkeypatch.setattr(module, limit, 300)
+    monkeypatch.setattr(module, "_kept", {})
+    one = types.SimpleNamespace(starts=[1])
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            done = [threads.submit(lambda t: [module._keep((t, n), one) for n in range(500)], t) for t in range(4)]
+        for each in done:
+            each.result()
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(module._kept) == 300
