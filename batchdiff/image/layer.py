@@ -1,4 +1,4 @@
-"""The contract of every image format: locate the bytes of a range, and read them.
+"""The contract of every image format.
 
 ::
 
@@ -33,9 +33,9 @@ class Segment(NamedTuple):
 
 
 class CompressedCluster(NamedTuple):
-    """A compressed cluster as stored in its file. Equal ones unpack to the same bytes.
+    """A compressed cluster as stored. Equal ones unpack to the same bytes.
 
-    ``data`` may continue past the end of the compressed bytes, because an L2 entry counts sectors.
+    ``data`` may continue past the compressed bytes, because an L2 entry counts sectors.
     """
 
     compression: int
@@ -86,9 +86,9 @@ class Layer(Protocol):
         """The losses of this layer alone."""
 
     def read_tables(self) -> None:
-        """Read the tables that stay in memory; otherwise the first use reads them.
+        """Read the tables that stay in memory, if they have not been read.
 
-        :raises ImageError: they are invalid, or cannot be read.
+        :raises ImageError: they cannot be used.
         """
 
     def inspect(self, *, refcounts: bool = False) -> None:
@@ -132,7 +132,7 @@ class ExportedImage(Protocol):
     """A layer whose data only QEMU can read."""
 
     def start(self) -> None:
-        """Start QEMU's export of the disk now, so that processes forked later share it.
+        """Start QEMU's export, so that processes forked later share it.
 
         :raises ImageError: the export cannot be started.
         """

@@ -4,7 +4,7 @@
 
     header, inspected -> `qemu-img map` -> runs of the disk, and their offsets in the file
 
-Maps of regular files are kept, up to a limit, and used again as long as the files do not change.
+Maps of regular files can be kept, up to a limit, until a file changes.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class MappedLayer(WithOthers):
     """An image whose disk is mapped to offsets in its own file, or in its extents.
 
     ``inspect`` checks the header before QEMU opens the image. ``own_map`` makes the map instead of QEMU, which
-    must find the same disk size. ``extents``: the files with the data, in the order of the disk; none if the data
-    is in the image's own file. They stay open if the layer cannot be created.
+    must find the same disk size. ``extents``: in the order of the disk; none if the data is in the image's own
+    file. They stay open if the layer cannot be created.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class MappedLayer(WithOthers):
             raise self._refused(error) from error
 
     def _check_same_file(self, path: str, before: Fingerprint) -> None:
-        # QEMU has read the file by name.
+        # QEMU has read it by name.
         by_name = ImageFile(path, None)
         try:
             changes = before.changes(by_name.fingerprint())

@@ -50,7 +50,7 @@ def open_image(
 
 
 def open_layer(source: ImageSource, observer: ReadObserver | None = None) -> Layer:
-    """Open one image of a chain, with its extents or data file, but no backing file.
+    """Open one image of a chain, without backing files.
 
     :raises ImageError: the image, or a file that it needs, cannot be used.
     """

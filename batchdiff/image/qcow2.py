@@ -124,7 +124,6 @@ class Qcow2Layer(WithOthers):
             check_entries(references, geometry, self._size)
 
     def _l2_slice(self, table: int, first: int, count: int) -> entries.Words:
-        """Read some entries of the L2 table at file offset ``table``."""
         geometry = self.header.geometry
         return read_entries(self._file, geometry, table + first * geometry.entry_size, count)
 
@@ -141,7 +140,7 @@ class Qcow2Layer(WithOthers):
         return found
 
     def _tables(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-        """Yield for each L1 entry: the guest offset of the first cluster, index, first L2 entry, number of these."""
+        """Yield the guest offset, L1 index, first L2 entry and number of L2 entries for each L1 entry."""
         geometry = self.header.geometry
         cluster, last = start // geometry.cluster_size, ceil_div(end, geometry.cluster_size)
         while cluster < last:
@@ -151,7 +150,7 @@ class Qcow2Layer(WithOthers):
             cluster += count
 
     def _segments(self, words: npt.NDArray[np.uint64], first: int, start: int, end: int) -> list[Segment]:
-        """Join L2 entries into segments, cut to a range. ``first``: the guest offset of the first entry."""
+        """Join L2 entries, the first one for guest offset ``first``, into segments."""
         geometry = self.header.geometry
         origin, address = entries.granules(words, geometry)
         if self.header.backing_name is None:
@@ -181,8 +180,7 @@ class Qcow2Layer(WithOthers):
     def _with_holes(self, segments: list[Segment]) -> Iterator[Segment]:
         """Yield the segments in any order; holes of the file become ZERO.
 
-        Each run of data is looked up once for all segments in it, because finding its end takes a while: a plan
-        took 1.2 times as long with a look-up for each segment.
+        Each run of data is looked up once for all segments in it: otherwise, a plan took 1.2 times as long.
         """
         known = (0, 0)
         for segment in sorted(segments, key=_ADDRESS):
@@ -221,7 +219,6 @@ class Qcow2Layer(WithOthers):
         return None
 
     def _entry_with_data(self, table: int, first: int) -> int | None:
-        """Return the first entry from ``first`` on that has data, in the table at file offset ``table``."""
         geometry, count = self.header.geometry, _ENTRIES_AT_FIRST
         while first < geometry.l2_entries:
             first = max(first, self._after_hole(table, first))

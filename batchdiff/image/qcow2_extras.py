@@ -1,6 +1,6 @@
 """The external data file of a qcow2 image, and checks of snapshots and bitmaps.
 
-The content of snapshots and bitmaps is never needed, but QEMU refuses a file in which they are invalid.
+QEMU refuses a file in which snapshots or bitmaps are invalid.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def check_in_data_file(file: ImageFile, header: Header, tables: L2Tables, data_s
 
 
 def check_extras(file: ImageFile, header: Header, metadata: list[Table]) -> list[Table]:
-    """Check the snapshots and bitmaps of a qcow2 file; return ``metadata`` with their tables.
+    """Check the snapshots and bitmaps; return ``metadata`` with their tables.
 
     :raises FormatError: they are invalid, or tables overlap.
     :raises ImageError: the file cannot be read.

@@ -1,11 +1,11 @@
-"""The header, L1 table and L2 entries of a qcow2 file; of the L1 table, only entries that are not empty are kept.
+"""The header and tables of a qcow2 file; empty entries of the L1 table are not kept.
 
 ::
 
     L1 table    | 0 | 0 | A | 0 | 0 | 0 | B | 0 | ...         245,760 entries for 15 TiB, nearly all of them empty
     kept          indices 2, 6       offsets A, B
 
-With clusters of 32 KiB and extended L2, the whole table of such a disk would take almost 2 MiB per process.
+With clusters of 32 KiB and extended L2, the whole table of such a disk would take almost 2 MiB in every process.
 
 Source: QEMU ``docs/interop/qcow2.txt``.
 """
@@ -27,7 +27,7 @@ from batchdiff.qcow2.header import Header, claimed_cluster_size, parse
 from batchdiff.units import KIB, MIB, ceil_div
 
 _HEAD = 64 * KIB
-"""Bytes of the first read; most files have clusters of this size."""
+"""Bytes of the first read; the usual cluster size."""
 
 _L1_AT_ONCE = 64 * KIB
 """Entries of an L1 table."""
@@ -44,7 +44,7 @@ class L2Tables:
     offsets: npt.NDArray[np.int64]
 
     def at(self, index: int) -> int:
-        """Return the offset of a table; 0 if there is none."""
+        """Return a table's offset; 0 if there is none."""
         place = int(np.searchsorted(self.indices, index))
         found = place < len(self.indices) and self.indices[place] == index
         return int(self.offsets[place]) if found else 0
@@ -95,7 +95,7 @@ def read_l2_tables(file: ImageFile, header: Header, *, beyond: bool = False) -> 
 def entries_in(
     file: ImageFile, header: Header, tables: npt.NDArray[np.int64]
 ) -> Iterator[tuple[int, entries.Words]]:
-    """Yield the entries of some adjacent L2 tables at a time, with the number of tables before them in the file.
+    """Yield the entries of adjacent L2 tables, with the number of tables before them in the file.
 
     Tables in holes, of which a small file can have millions, count, but may be left out.
 

@@ -1,4 +1,4 @@
-"""File leases, which show that a file is open, even without locks, and make the next writer wait.
+"""File leases, which show that a file is open, and make the next writer wait.
 
 ::
 
@@ -34,7 +34,7 @@ _SWITCH = "/proc/sys/fs/leases-enable"
 
 
 class Lease(enum.Enum):
-    """The result of a request for a lease."""
+    """The answer to a request for a lease."""
 
     GRANTED = "granted"
     IN_USE = "another program has it open"
@@ -53,7 +53,7 @@ def are_disabled() -> bool:
 
 
 def why_unknown(fd: int) -> str:
-    """Return why a lease may not show that a file is open elsewhere; empty if it shows that."""
+    """Return why a lease may not show that a file is open; empty if it shows that."""
     if are_disabled():
         return f"leases, which show who has it open, are disabled ({_SWITCH} is 0)"
     filesystem = filesystem_of(fd)
@@ -63,15 +63,15 @@ def why_unknown(fd: int) -> str:
 
 
 def take_read_lease(fd: int) -> Lease:
-    """Take a read lease, so that the kernel makes the next writer wait. ``fd`` must be open for reading only."""
+    """Take a read lease; ``fd`` must be open for reading only."""
     return _take(fd, fcntl.F_RDLCK)
 
 
 def is_ours_alone(fd: int) -> Lease:
     """Take a read lease if the file is open nowhere else.
 
-    A second open() by this process counts; inherited copies of ``fd`` do not. If the result
-    is not GRANTED, a lease may remain.
+    A second open() by this process counts; inherited copies of ``fd`` do not. If the result is not GRANTED, a
+    lease may remain.
     """
     found = _take(fd, fcntl.F_WRLCK)
     if found is Lease.GRANTED:

@@ -1,7 +1,5 @@
 """The processes and loop devices that have a file open, as far as this user may see them.
 
-Locks and leases show that a file is open, but not which program has it open.
-
 Source: Linux ``Documentation/filesystems/proc.rst``, 3.8 (fdinfo); ``Documentation/ABI/testing/sysfs-block-loop``.
 """
 
@@ -43,7 +41,7 @@ class Holders(NamedTuple):
     complete: bool
 
     def writers(self) -> tuple[Holder, ...]:
-        """Return those that can write."""
+        """Return those that have it open for writing."""
         return tuple(holder for holder in self.found if holder.access is Access.WRITE)
 
     def vms(self) -> tuple[Holder, ...]:
@@ -52,7 +50,7 @@ class Holders(NamedTuple):
 
 
 def holders_of(fd: int) -> Holders:
-    """Return the visible holders of a file or block device, except this process and its forks.
+    """Return the visible holders of a file or block device, without this process and its forks.
 
     :raises OSError: a limit on open files or memory is reached.
     """
@@ -89,7 +87,7 @@ def _own_number() -> int | None:
 
 
 def _is_our_fork(pid: int, own: int) -> bool:
-    """Return whether a process is a child of this one that has not called exec, which closes inherited files."""
+    """Return whether a process is a child that has not called exec, which closes inherited files."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             parent = int(file.read().rpartition(b")")[2].split()[1])
@@ -117,7 +115,6 @@ def have_open(holders: tuple[Holder, ...], *, complete: bool) -> str:
 
 
 def _identity(info: os.stat_result) -> tuple[str, int, int]:
-    """Return a key that all descriptors of a file, or all nodes of a block device, share."""
     if stat.S_ISBLK(info.st_mode):
         return ("device", info.st_rdev, 0)
     return ("file", info.st_dev, info.st_ino)
@@ -126,8 +123,8 @@ def _identity(info: os.stat_result) -> tuple[str, int, int]:
 def _access(pid: int, wanted: tuple[str, int, int], inode: str) -> Access | None:
     """Return how a process has the file open.
 
-    Descriptors with another inode number are skipped, because stat() hangs for a file on a filesystem that hangs.
-    If a block device is wanted, none are skipped: each of its nodes has an inode number of its own.
+    Descriptors with another inode number are skipped, because stat() hangs for a file on a filesystem that hangs;
+    for a block device, none are skipped: each of its nodes has its own inode number.
     """
     found: Access | None = None
     for number in os.listdir(f"/proc/{pid}/fd"):

@@ -95,7 +95,7 @@ def others_locks(fd: int) -> OthersLocks:
 
 
 def take_locks(fd: int) -> bool:
-    """Take locks that keep QEMU from writing to a file and from resizing it, but not from reading it.
+    """Take locks that keep QEMU from writing to a file and resizing it.
 
     Return False, and hold none of them, if another program's locks conflict; True if locks are not supported.
 
@@ -125,7 +125,6 @@ def _set(fd: int, kind: int, byte: int) -> None:
 
 
 def _lock(fd: int, start: int, length: int = 1, *, against: int = fcntl.F_WRLCK) -> _Found:
-    """Find the first lock of others that conflicts with one of the kind ``against``."""
     answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(against, 0, start, length, 0))
     kind, _, first, size, _ = _FLOCK.unpack(answer)
     if kind == fcntl.F_UNLCK:
