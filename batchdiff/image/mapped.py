@@ -47,7 +47,7 @@ _kept: dict[_Key, ImageMap] = {}
 
 
 class MappedLayer(WithOthers):
-    """An image whose disk is mapped to offsets in its own file, or in its extents.
+    """An image whose disk is mapped to offsets in its files.
 
     ``inspect`` checks the header before QEMU opens the image. ``own_map`` makes the map instead of QEMU, which
     must find the same disk size. ``extents``: in the order of the disk; none if the data is in the image's own

@@ -28,7 +28,7 @@ def open_image(
     """Open an image with exactly the backing chain that is declared for it.
 
     :raises OverlayError: the header names ``no_overlay_of`` as the backing file.
-    :raises ImageError: an image of the chain cannot be used, or the chain is too deep or not as declared.
+    :raises ImageError: the chain cannot be used, or is not as declared.
     """
     layers: list[Layer] = []
     try:

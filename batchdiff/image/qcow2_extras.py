@@ -30,8 +30,6 @@ from batchdiff.quoting import show
 def open_data_file(source: ImageSource, name: str, observer: ReadObserver | None) -> RawLayer:
     """Open the external data file of a qcow2 image.
 
-    A relative name is refused, because QEMU resolves it in its own working folder, not in the image's.
-
     :raises MovedError: the absolute name is not allowed, but a file of the same name is beside the image.
     :raises ImageError: the file, or its name, cannot be used.
     """

@@ -50,7 +50,7 @@ class L2Tables:
         return int(self.offsets[place]) if found else 0
 
     def since(self, index: int) -> Iterator[tuple[int, int]]:
-        """Yield index and offset of each table from an index on."""
+        """Yield each table's index and offset, from an index on."""
         for place in range(int(np.searchsorted(self.indices, index)), len(self.indices)):
             yield int(self.indices[place]), int(self.offsets[place])
 
@@ -137,5 +137,5 @@ def read_words(file: ImageFile, offset: int, count: int) -> entries.Words:
 
 
 def error_refused(path: str, error: FormatError) -> ImageError:
-    """Return the error for a file that cannot be used as qcow2."""
+    """Return the error to raise for the file at ``path``."""
     return ImageError(f"cannot use {path} as qcow2", path=path, why=str(error), remedy=error.remedy)

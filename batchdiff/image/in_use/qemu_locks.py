@@ -52,7 +52,7 @@ _OURS = (
     _OTHERS_MAY_NOT + Permission.WRITE,
     _OTHERS_MAY_NOT + Permission.RESIZE,
 )
-"""As QEMU locks a qcow2 image that it reads: writers are kept out, readers are not."""
+"""The bytes that QEMU itself locks to read a qcow2 image."""
 
 
 class OthersLocks(NamedTuple):
