@@ -1,4 +1,4 @@
-"""The contract of every image format: locate the bytes of a range, and read them.
+"""The contract of every image format.
 
 ::
 
@@ -21,10 +21,8 @@ class Segment(NamedTuple):
     """Guest bytes ``start`` to ``end`` (exclusive), all of one origin.
 
     ``address``: for FILE, the offset of ``start`` in the layer's file; for COMPRESSED, the descriptor in the
-    cluster's L2 entry; otherwise 0.
-
-    ``layer``, meaningless for ZERO, counts from 0: the image itself, its backing chain, then the extents and data
-    files of the chain. In segments that a layer returns, 0 is the layer itself; its other files count from 1.
+    cluster's L2 entry; otherwise 0. ``layer``, meaningless for ZERO: the index in ``Image.layers``; in segments
+    that a layer returns, 0 for its own file, and from 1 on for its other files.
     """
 
     start: int
@@ -35,9 +33,9 @@ class Segment(NamedTuple):
 
 
 class CompressedCluster(NamedTuple):
-    """A compressed cluster as stored in its file. Equal ones unpack to the same bytes.
+    """A compressed cluster as stored. Equal ones unpack to the same bytes.
 
-    ``data`` may continue past the end of the compressed bytes, because an L2 entry counts sectors.
+    ``data`` may continue past the compressed bytes, because an L2 entry counts sectors.
     """
 
     compression: int
@@ -46,7 +44,7 @@ class CompressedCluster(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """The numbers of internal snapshots and persistent bitmaps in a file, and whether its disk is encrypted."""
+    """The internal snapshots, persistent bitmaps and encryption of a file."""
 
     snapshots: int = 0
     bitmaps: int = 0
@@ -54,94 +52,94 @@ class Losses(NamedTuple):
 
 
 class Backing(NamedTuple):
-    """The backing file that an image names: its name as written, and its format if the image gives one."""
+    """The backing file that an image names; the name as written."""
 
     name: str
     format: str | None
 
 
 class Layer(Protocol):
-    """One image of a chain, by itself. Creating a layer opens no backing file."""
+    """One image of a chain, by itself."""
 
     @property
     def path(self) -> str:
-        """The absolute path of the image's own file."""
+        """The path of the image's own file."""
 
     @property
     def fd(self) -> int:
-        """A read-only descriptor of the image's own file."""
+        """A read-only descriptor of that file."""
 
     @property
     def virtual_size(self) -> int:
-        """The bytes of the disk that a VM would see; a multiple of 512."""
+        """Bytes of the disk; a multiple of 512."""
 
     @property
     def backing(self) -> Backing | None:
-        """The backing file that the image names; None if it names none."""
+        """The backing file that the image names."""
 
     @property
     def other_files(self) -> tuple[str, ...]:
-        """The absolute paths, without symbolic links, of the image's extents or data file; may be empty."""
+        """The absolute paths, without symbolic links, of the image's extents or data file."""
 
     @property
     def losses(self) -> Losses:
-        """The snapshots, bitmaps and encryption of this layer alone."""
+        """The losses of this layer alone."""
 
     def read_tables(self) -> None:
-        """Read the tables that stay in memory, which other members otherwise read when they need them.
+        """Read the tables that stay in memory, if they have not been read.
 
-        :raises ImageError: they are invalid, or cannot be read.
+        :raises ImageError: they cannot be used.
         """
 
     def inspect(self, *, refcounts: bool = False) -> None:
-        """Make all checks of the format that creating the layer has not made.
+        """Check what creating the layer has not checked.
 
-        ``refcounts``: also check refcounts, which matter only when the image is written to; only qcow2 has them.
+        ``refcounts``: also check refcounts, which matter only when the image is written to.
 
-        :raises ImageError: the image is damaged or hostile, QEMU would refuse it, or it cannot be read.
+        :raises ImageError: the image is not sound, or cannot be read.
         """
 
     def parts(self, start: int, end: int) -> list[Segment]:
-        """Return gapless, sorted segments of bytes ``start`` to ``end`` of the disk; some may be ABSENT."""
+        """Return gapless, sorted segments of a range of the disk; some may be ABSENT."""
 
     def next_data(self, start: int) -> int | None:
-        """Return an offset, ``start`` or later, up to which all bytes are ABSENT or ZERO.
+        """Return an offset up to which all bytes from ``start`` on are ABSENT or ZERO; None means the disk's end.
 
-        The offset may be lower than necessary. None means that the rest of the disk is ABSENT or ZERO.
+        The offset may be lower than necessary.
         """
 
     def read(self, segment: Segment, buffer: memoryview) -> None:
-        """Fill ``buffer`` with a FILE, COMPRESSED or EXPORTED segment whose bytes are in the image's own file.
+        """Fill ``buffer`` with a segment, neither ABSENT nor ZERO, of the image's own file.
 
         :raises ImageError: the bytes cannot be read, or are damaged.
         """
 
     def compressed_cluster(self, segment: Segment) -> CompressedCluster:
-        """Return the compressed cluster that a COMPRESSED segment of this layer is part of.
+        """Return the cluster that a COMPRESSED segment of this layer is part of.
 
         :raises ImageError: the cluster cannot be read.
         """
 
     def fingerprint(self) -> Fingerprint:
-        """Return the current fingerprint of the image's own file."""
+        """Return the fingerprint of the image's own file."""
 
     def close(self) -> None:
-        """Close the image's own file and its other files."""
+        """Close all files of this layer."""
 
 
 @runtime_checkable
 class ExportedImage(Protocol):
-    """A layer whose data only QEMU can read: QEMU exports the disk."""
+    """A layer whose data only QEMU can read."""
 
     def start(self) -> None:
-        """Start the export now, so that processes forked later share it.
+        """Start QEMU's export, so that processes forked later share it.
 
-        :raises ImageError: QEMU cannot be started, or cannot read the image.
+        :raises ImageError: the export cannot be started.
         """
 
 
 class WithOthers:
-    """The base class of layers that can have several files. ``others``: the other files, each as a raw layer."""
+    """The base class of layers that can have other files, each a raw layer."""
 
     others: tuple[Layer, ...] = ()
 
@@ -152,7 +150,7 @@ class WithOthers:
 
 
 def clip_segments(segments: list[Segment], start: int, end: int) -> list[Segment]:
-    """Return the parts of segments that lie within a range."""
+    """Return the parts of segments within a range."""
     return [
         segment if start <= segment.start and segment.end <= end else _cut(segment, start, end)
         for segment in segments
@@ -174,7 +172,7 @@ def split_into_windows(
 ) -> dict[int, list[Segment]]:
     """Return the segments in some windows of ``step`` bytes, by number; window 0 begins at ``start``.
 
-    ``segments`` and ``numbers`` are ascending.
+    ``segments`` and ``numbers`` must be ascending.
     """
     windows = {}
     at = 0
@@ -194,7 +192,7 @@ def split_into_windows(
 
 
 def select_ranges(segments: list[Segment], ranges: Iterable[tuple[int, int]]) -> Iterator[list[Segment]]:
-    """Yield the segments in each range, cut at its edges; segments and ranges are ascending and disjoint."""
+    """Yield the segments in each range, cut at its edges; both must be ascending and disjoint."""
     first = 0
     for start, end in ranges:
         while first < len(segments) and segments[first].end <= start:

@@ -1,11 +1,10 @@
-"""Images whose disk is mapped to offsets in the file, mostly by QEMU, and then read like a raw image.
+"""Images whose disk is mapped to offsets in the file, mostly by QEMU.
 
 ::
 
     header, inspected -> `qemu-img map` -> runs of the disk, and their offsets in the file
 
-Maps of regular files are kept, up to a limit, and used again as long as the files do not change. If an image has
-extents, each offset in its map is in the extent that holds that part of the disk.
+Maps of regular files can be kept, up to a limit, until a file changes.
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ from batchdiff.qemu.image_map import ImageMap, in_one_file, parsed_map
 from batchdiff.units import MIB
 
 _MOST_KEPT = 2_000_000
-"""The maximum number of runs, of 26 bytes each, in all kept maps together; a single map may have more."""
+"""Runs, of 26 bytes each, in all kept maps together; a single map may have more."""
 
 _MAP_OF_NOTHING, _BYTES_IN_MAP = 32 * MIB, 16
-"""The bytes that QEMU may print as the map of an image that takes nothing on disk, and the bytes on disk that
-allow one further byte. A run of a real image takes 4 KiB or more on disk, and 100 to 150 bytes in the map."""
+"""The bytes that QEMU may print for an image that takes nothing on disk, and the bytes on disk that allow another
+one. A run of a real image takes 4 KiB or more on disk, and 100 to 150 bytes in the map."""
 
 _MOST_LOOKED_AT = 1000
-"""The maximum number of runs to search for data in the file; if none has any, the next run counts as data."""
+"""Runs to search for data; if none has any, the next run counts as data."""
 
 _Key = tuple[str | int, ...]
 
@@ -50,11 +49,11 @@ _lock_of_kept = threading.Lock()
 
 
 class MappedLayer(WithOthers):
-    """An image whose disk is mapped to offsets in its own file, or in its extents.
+    """An image whose disk is mapped to offsets in its files.
 
-    ``inspect`` checks the header before QEMU opens the image. ``own_map`` makes the map if QEMU cannot, but QEMU
-    must find the same disk size. ``extents``: the inspected files with the data, in the order of the disk; none if
-    the data is in the image's own file. The extents stay open if the layer cannot be created.
+    ``inspect`` checks the header before QEMU opens the image. ``own_map`` makes the map instead of QEMU, which
+    must find the same disk size. ``extents``: in the order of the disk; none if the data is in the image's own
+    file. They stay open if the layer cannot be created.
     """
 
     def __init__(
@@ -90,7 +89,6 @@ class MappedLayer(WithOthers):
 
     @cached_property
     def _map(self) -> ImageMap:
-        """The map of the image, made or found at the first use."""
         now = [file.fingerprint() for file in self._all_files()]
         key: _Key = (self._source.format, *itertools.chain.from_iterable(map(_state, now)))
         is_lasting = all(each.vouches_for_content for each in now)
@@ -133,7 +131,7 @@ class MappedLayer(WithOthers):
             raise self._refused(error) from error
 
     def _check_same_file(self, path: str, before: Fingerprint) -> None:
-        """Raise ImageError if the file at ``path``, which QEMU has read by name, no longer matches ``before``."""
+        # QEMU has read it by name.
         by_name = ImageFile(path, None)
         try:
             changes = before.changes(by_name.fingerprint())
@@ -154,15 +152,15 @@ class MappedLayer(WithOthers):
 
     @property
     def losses(self) -> Losses:
-        """No losses: QEMU knows of no snapshots, bitmaps or encryption in the images that are accepted."""
+        """No losses: accepted images have none."""
         return Losses()
 
     def read_tables(self) -> None:
-        """Map the image now, unless its map is kept."""
+        """Map the image, unless its map is kept."""
         _ = self._map
 
     def inspect(self, *, refcounts: bool = False) -> None:  # noqa: ARG002  # these formats have none
-        """Raise ImageError if the map reaches past the end of a file, or uses a byte of it twice."""
+        """Refuse a map that reaches past the end of a file, or uses a byte of it twice."""
         _, starts, ends, offsets, numbers, _ = self._map
         for number, file in enumerate(self._files):
             chosen = numbers == number
@@ -184,7 +182,6 @@ class MappedLayer(WithOthers):
         return found if self.backing is None else list(self._with_absent(found))
 
     def _with_absent(self, segments: list[Segment]) -> Iterator[Segment]:
-        """Yield the segments, with ABSENT instead of ZERO wherever the backing file shows through."""
         starts, ends = self._map.absent
         for segment in segments:
             at = segment.start
@@ -201,7 +198,6 @@ class MappedLayer(WithOthers):
                 yield segment._replace(start=at)
 
     def _data_and_zeros(self, start: int, end: int) -> list[Segment]:
-        """Return segments as if the image had no backing file."""
         _, starts, ends, offsets, numbers, _ = self._map
         first, last = np.searchsorted(ends, start, side="right"), np.searchsorted(starts, end, side="left")
         found = []
@@ -232,11 +228,11 @@ class MappedLayer(WithOthers):
         return int(starts[index]) if index < len(starts) else None
 
     def read(self, segment: Segment, buffer: memoryview) -> None:
-        """Read a FILE segment that is stored in the image's own file."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         self._file.fill(buffer, segment.address)
 
     def compressed_cluster(self, segment: Segment) -> CompressedCluster:
-        """Raise a ValueError: no segment of a mapped image is COMPRESSED."""
+        """Raise ValueError: no segment is COMPRESSED."""
         raise ValueError(f"nothing is compressed in a mapped image: {segment}")
 
     def fingerprint(self) -> Fingerprint:
@@ -254,7 +250,7 @@ def _state(now: Fingerprint) -> tuple[int, ...]:
 
 
 def _stored(file: ImageFile, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield a range of a file without the file's holes: a sparse file can map more than it stores."""
+    """Yield a range without the file's holes: a sparse file can map more than it stores."""
     # A range that ends past the end of the file stays whole, so that reading it raises an error.
     if file.is_block_device or end > file.size:
         yield start, end

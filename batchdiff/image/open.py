@@ -1,4 +1,4 @@
-"""Images, opened with exactly the backing chain that is declared for them."""
+"""Images, opened with their declared backing chains."""
 
 from __future__ import annotations
 
@@ -19,19 +19,16 @@ from batchdiff.units import few
 
 
 class OverlayError(ImageError):
-    """An image has the one backing file that it must not have; see :func:`open_image`."""
+    """An image has a backing file that it must not have."""
 
 
 def open_image(
     source: ImageSource, *, no_overlay_of: str | None = None, observer: ReadObserver | None = None
 ) -> Image:
-    """Open an image with its declared backing chain, and check the headers.
+    """Open an image with exactly the backing chain that is declared for it.
 
-    A backing file that a header names is used only if it is the next image declared. ``no_overlay_of``: the path
-    of a file that must not be the backing file of the image. ``observer`` is called at every read of the image.
-
-    :raises OverlayError: ``no_overlay_of`` is the backing file of the image, declared or not.
-    :raises ImageError: an image of the chain cannot be used, or the chain is too deep or not as declared.
+    :raises OverlayError: the header names ``no_overlay_of`` as the backing file.
+    :raises ImageError: the chain cannot be used, or is not as declared.
     """
     layers: list[Layer] = []
     try:
@@ -53,10 +50,9 @@ def open_image(
 
 
 def open_layer(source: ImageSource, observer: ReadObserver | None = None) -> Layer:
-    """Open one image of a chain, with its extents or data file, but no backing file. The caller closes it.
+    """Open one image of a chain, without backing files.
 
-    :raises ImageError: one of these files or the secret file cannot be used, or the image is not valid in its
-        declared format.
+    :raises ImageError: the image, or a file that it needs, cannot be used.
     """
     if source.format is ImageFormat.RAW:
         return RawLayer(source, observer)
@@ -72,7 +68,7 @@ def open_layer(source: ImageSource, observer: ReadObserver | None = None) -> Lay
 
 
 def load_formats(sources: Iterable[ImageSource]) -> None:
-    """Load now what opening these images will need, because batchdiff may be updated during a long scan."""
+    """Load now the modules for the declared formats, because batchdiff may be updated during a long scan."""
     if any(_needs_table(each) for source in sources for each in (source, *source.backing)):
         from batchdiff.image import formats  # noqa: F401, PLC0415
 
@@ -84,10 +80,9 @@ def _needs_table(source: ImageSource) -> bool:
 def inspect(image: Image, *, refcounts: bool = False) -> None:
     """Inspect every layer of an image.
 
-    ``refcounts``: also refuse an image that is dangerous only to write to. Its overlays can still be verified and
-    restored.
+    ``refcounts``: also refuse an image that is dangerous only to write to.
 
-    :raises ImageError: a layer is damaged or hostile, QEMU would refuse it, or it cannot be read.
+    :raises ImageError: a layer is not sound, or cannot be read.
     """
     for layer in image.layers:
         layer.inspect(refcounts=refcounts)
@@ -106,7 +101,6 @@ def _declared(source: ImageSource) -> list[tuple[ImageSource, ImageSource | None
 
 
 def _check_others(source: ImageSource, layer: Layer) -> None:
-    """Raise ImageError unless other files are distinct and regular, and as the source lists them if it does."""
     if source.other_files and source.other_files != layer.other_files:
         raise ImageError(
             f"cannot use {source.path}",

@@ -1,4 +1,4 @@
-"""qcow2 images: L2 entries are read in bulk for each range; compressed clusters are unpacked one at a time.
+"""The layer of a qcow2 image.
 
 ::
 
@@ -39,14 +39,14 @@ from batchdiff.qcow2.references import check_entries, check_references, metadata
 from batchdiff.units import ceil_div
 
 _ENTRIES_AT_FIRST = 256
-"""Half the number of L2 entries in the first search for data: a page holds 512 standard entries."""
+"""Half the L2 entries in the first search for data: a page holds 512 standard entries."""
 
 _ORIGINS = tuple(Origin)
 _ADDRESS = operator.attrgetter("address")
 
 
 class Qcow2Layer(WithOthers):
-    """One qcow2 image without its backing file; ``others`` has its external data file, if there is one.
+    """One qcow2 image; ``others`` has its external data file, if there is one.
 
     ``file``: the image's file if it is open already; it is closed with this layer, or if an error is raised.
     """
@@ -82,29 +82,19 @@ class Qcow2Layer(WithOthers):
 
     @property
     def losses(self) -> Losses:
-        """The internal snapshots and persistent bitmaps that the header counts, and its encryption."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         return Losses(self.header.snapshots, self.header.bitmaps, self.header.luks_header is not None)
 
     @cached_property
     def _l2(self) -> L2Tables:
-        """The indices and offsets of the L2 tables, read at the first use."""
         return read_l2_tables(self._file, self.header)
 
     def read_tables(self) -> None:
-        """Read the L1 table now, unless it was read before.
-
-        :raises ImageError: an entry is invalid, or cannot be read.
-        """
+        """See :class:`~batchdiff.image.layer.Layer`."""
         _ = self._l2
 
     def inspect(self, *, refcounts: bool = False) -> None:
-        """Check every L2 entry of the disk, the refcount table, snapshots and bitmaps.
-
-        ``refcounts``: also check that no cluster has conflicting uses, or more uses than its refcount.
-
-        :raises ImageError: any of this is invalid or cannot be read, tables overlap, or a file is too small for
-            what the tables map.
-        """
+        """See :class:`~batchdiff.image.layer.Layer`."""
         try:
             self._check_tables(refcounts)
         except FormatError as error:
@@ -134,7 +124,6 @@ class Qcow2Layer(WithOthers):
             check_entries(references, geometry, self._size)
 
     def _l2_slice(self, table: int, first: int, count: int) -> entries.Words:
-        """Read ``count`` entries of the L2 table at file offset ``table``, starting with entry ``first``."""
         geometry = self.header.geometry
         return read_entries(self._file, geometry, table + first * geometry.entry_size, count)
 
@@ -151,7 +140,7 @@ class Qcow2Layer(WithOthers):
         return found
 
     def _tables(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-        """Yield for each L1 entry in a range: first cluster's offset, index, first L2 entry, their number."""
+        """Yield the guest offset, L1 index, first L2 entry and number of L2 entries for each L1 entry."""
         geometry = self.header.geometry
         cluster, last = start // geometry.cluster_size, ceil_div(end, geometry.cluster_size)
         while cluster < last:
@@ -161,7 +150,7 @@ class Qcow2Layer(WithOthers):
             cluster += count
 
     def _segments(self, words: npt.NDArray[np.uint64], first: int, start: int, end: int) -> list[Segment]:
-        """Join L2 entries into segments, cut to a range. ``first``: the guest offset of the first entry."""
+        """Join L2 entries, the first one for guest offset ``first``, into segments."""
         geometry = self.header.geometry
         origin, address = entries.granules(words, geometry)
         if self.header.backing_name is None:
@@ -189,10 +178,9 @@ class Qcow2Layer(WithOthers):
         return sorted(self._with_holes(cut)) if self._has_holes and not self.header.luks_header else cut
 
     def _with_holes(self, segments: list[Segment]) -> Iterator[Segment]:
-        """Yield the segments in any order; holes of the file, such as clusters never written, become ZERO.
+        """Yield the segments in any order; holes of the file become ZERO.
 
-        Each run of data is looked up once for all segments in it, because finding its end takes the filesystem a
-        while: a plan of four images of 2 GiB took 1.2 times as long with a look-up for each segment.
+        Each run of data is looked up once for all segments in it: otherwise, a plan took 1.2 times as long.
         """
         known = (0, 0)
         for segment in sorted(segments, key=_ADDRESS):
@@ -231,7 +219,6 @@ class Qcow2Layer(WithOthers):
         return None
 
     def _entry_with_data(self, table: int, first: int) -> int | None:
-        """Return the first entry from ``first`` on that has data, in the table at an offset; None if none has."""
         geometry, count = self.header.geometry, _ENTRIES_AT_FIRST
         while first < geometry.l2_entries:
             first = max(first, self._after_hole(table, first))
@@ -245,7 +232,6 @@ class Qcow2Layer(WithOthers):
         return None
 
     def _after_hole(self, table: int, first: int) -> int:
-        """Return the entry at which the hole around ``first`` ends; ``first`` itself if it is not in a hole."""
         geometry = self.header.geometry
         if not self._has_holes:
             return first

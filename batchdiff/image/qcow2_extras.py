@@ -1,6 +1,6 @@
-"""The external data file of a qcow2 image, and checks of its snapshots and bitmaps.
+"""The external data file of a qcow2 image, and checks of snapshots and bitmaps.
 
-The content of snapshots and bitmaps is never needed, but QEMU refuses a file in which they are invalid.
+QEMU refuses a file in which snapshots or bitmaps are invalid.
 """
 
 from __future__ import annotations
@@ -28,13 +28,10 @@ from batchdiff.quoting import show
 
 
 def open_data_file(source: ImageSource, name: str, observer: ReadObserver | None) -> RawLayer:
-    """Open the external data file ``name`` of a qcow2 image.
-
-    A relative name is refused, because QEMU resolves it in its own working folder, not in the image's.
+    """Open the external data file of a qcow2 image.
 
     :raises MovedError: the absolute name is not allowed, but a file of the same name is beside the image.
-    :raises ImageError: the name is relative or not allowed, or the file is missing, not regular, or cannot be
-        opened.
+    :raises ImageError: the file, or its name, cannot be used.
     """
     try:
         path = allowed_file(name, source.path, source.allow_folders)
@@ -59,7 +56,6 @@ def open_data_file(source: ImageSource, name: str, observer: ReadObserver | None
 
 
 def _data_file_moved(image: str, name: str, beside: str) -> MovedError:
-    """Return the error for an image whose data file was probably moved with it, but not renamed in its header."""
     files = {key: {"driver": "file", "filename": path} for key, path in (("file", image), ("data-file", beside))}
     opened = json.dumps({"driver": "qcow2", "backing": None} | files)
     amend = shell_line(["qemu-img", "amend", "-o", f"data_file={beside.replace(',', ',,')}", f"json:{opened}"])
@@ -72,7 +68,7 @@ def _data_file_moved(image: str, name: str, beside: str) -> MovedError:
 
 
 def in_data_file(file: RawLayer, segments: list[Segment]) -> list[Segment]:
-    """Return segments with FILE ones replaced by those of a data file, which has data at the disk's offsets."""
+    """Replace FILE segments by those of a data file, which has data at the disk's offsets."""
     return [
         part
         for segment in segments
@@ -85,7 +81,7 @@ def in_data_file(file: RawLayer, segments: list[Segment]) -> list[Segment]:
 
 
 def check_in_data_file(file: ImageFile, header: Header, tables: L2Tables, data_size: int) -> None:
-    """Check every entry of the L2 tables of an image with a data file of ``data_size`` bytes.
+    """Check the L2 entries of an image with a data file of ``data_size`` bytes.
 
     :raises FormatError: an entry is invalid, or the data file is too short.
     :raises ImageError: the entries cannot be read.
@@ -100,10 +96,9 @@ def check_in_data_file(file: ImageFile, header: Header, tables: L2Tables, data_s
 
 
 def check_extras(file: ImageFile, header: Header, metadata: list[Table]) -> list[Table]:
-    """Check the snapshot table and the bitmaps of an open qcow2 file; return ``metadata`` with their tables.
+    """Check the snapshots and bitmaps; return ``metadata`` with their tables.
 
-    :raises FormatError: a snapshot or bitmap is invalid, exceeds a limit, or has a table that is outside the file
-        or overlaps another.
+    :raises FormatError: they are invalid, or tables overlap.
     :raises ImageError: the file cannot be read.
     """
     found = list(metadata)

@@ -1,12 +1,11 @@
-"""The header, L1 table and L2 entries of a qcow2 file; of the L1 table, only entries that are not empty are kept.
+"""The header and tables of a qcow2 file; empty entries of the L1 table are not kept.
 
 ::
 
     L1 table    | 0 | 0 | A | 0 | 0 | 0 | B | 0 | ...         245,760 entries for 15 TiB, nearly all of them empty
     kept          indices 2, 6       offsets A, B
 
-With clusters of 32 KiB and extended L2, the whole table of such a disk would take almost 2 MiB: almost 2 GiB in
-every process for a fleet of 1,000 images.
+With clusters of 32 KiB and extended L2, the whole table of such a disk would take almost 2 MiB in every process.
 
 Source: QEMU ``docs/interop/qcow2.txt``.
 """
@@ -28,38 +27,38 @@ from batchdiff.qcow2.header import Header, claimed_cluster_size, parse
 from batchdiff.units import KIB, MIB, ceil_div
 
 _HEAD = 64 * KIB
-"""Bytes of the first read; most files have clusters of that size."""
+"""Bytes of the first read; the usual cluster size."""
 
 _L1_AT_ONCE = 64 * KIB
-"""Entries of an L1 table that are read at a time."""
+"""Entries of an L1 table."""
 
 _TABLES_AT_ONCE = MIB
-"""Bytes of L2 tables that are read at a time, unless a single table takes more."""
+"""Bytes of L2 tables; a single table may take more."""
 
 
 @frozen
 class L2Tables:
-    """The existing L2 tables: their indices in the L1 table, ascending, and their offsets in the file."""
+    """L2 tables: their indices in the L1 table, ascending, and their offsets in the file."""
 
     indices: npt.NDArray[np.uint32]
     offsets: npt.NDArray[np.int64]
 
     def at(self, index: int) -> int:
-        """Return the offset of the table with that index; 0 if there is none."""
+        """Return a table's offset; 0 if there is none."""
         place = int(np.searchsorted(self.indices, index))
         found = place < len(self.indices) and self.indices[place] == index
         return int(self.offsets[place]) if found else 0
 
     def since(self, index: int) -> Iterator[tuple[int, int]]:
-        """Yield the index and the offset of every table from that index on."""
+        """Yield each table's index and offset, from an index on."""
         for place in range(int(np.searchsorted(self.indices, index)), len(self.indices)):
             yield int(self.indices[place]), int(self.offsets[place])
 
 
 def read_header(file: ImageFile) -> Header:
-    """Read and check the header of an open qcow2 file.
+    """Read and check the header of a qcow2 file.
 
-    :raises ImageError: the header is invalid, or cannot be read.
+    :raises ImageError: it is invalid, or cannot be read.
     """
     head = file.read_exactly(min(_HEAD, file.size), 0)
     if (cluster_size := claimed_cluster_size(head)) > _HEAD:
@@ -71,11 +70,11 @@ def read_header(file: ImageFile) -> Header:
 
 
 def read_l2_tables(file: ImageFile, header: Header, *, beyond: bool = False) -> L2Tables:
-    """Read the L1 table of an open qcow2 file, as far as the disk reaches.
+    """Read the L1 table, as far as the disk reaches.
 
     ``beyond``: read the rest instead, in which QEMU maps the memory of a VM that it saves in a snapshot.
 
-    :raises ImageError: an entry is invalid, or cannot be read.
+    :raises ImageError: it is invalid, or cannot be read.
     """
     needed = ceil_div(header.virtual_size, header.geometry.l2_coverage)
     begin, end = (needed, header.l1_entries) if beyond else (0, needed)
@@ -96,10 +95,9 @@ def read_l2_tables(file: ImageFile, header: Header, *, beyond: bool = False) -> 
 def entries_in(
     file: ImageFile, header: Header, tables: npt.NDArray[np.int64]
 ) -> Iterator[tuple[int, entries.Words]]:
-    """Yield the entries of some adjacent L2 tables at a time, with the number of tables before them in the file.
+    """Yield the entries of adjacent L2 tables, with the number of tables before them in the file.
 
-    Tables in holes, of which a small file can have millions, count but are left out. ``tables``: the offsets of
-    all tables.
+    Tables in holes, of which a small file can have millions, count, but may be left out.
 
     :raises ImageError: the file cannot be read.
     """
@@ -121,23 +119,23 @@ def entries_in(
 
 
 def read_entries(file: ImageFile, geometry: Geometry, offset: int, count: int) -> entries.Words:
-    """Read ``count`` L2 entries at an offset of the file; shape (count,), or (count, 2) with extended L2.
+    """Read L2 entries; shape (count,), or (count, 2) with extended L2.
 
-    :raises ImageError: the file ends too early, or cannot be read.
+    :raises ImageError: the file cannot be read.
     """
     found = read_words(file, offset, count * (geometry.entry_size // 8))
     return found.reshape(-1, 2) if geometry.extended_l2 else found
 
 
 def read_words(file: ImageFile, offset: int, count: int) -> entries.Words:
-    """Read ``count`` big-endian words of 8 bytes at an offset of the file.
+    """Read big-endian words of 8 bytes.
 
-    :raises ImageError: the file ends too early, or cannot be read.
+    :raises ImageError: the file cannot be read.
     """
     data = file.read_exactly(count * 8, offset)
     return np.frombuffer(data, dtype=">u8").astype(np.uint64)
 
 
 def error_refused(path: str, error: FormatError) -> ImageError:
-    """Return the error for a file that cannot be used as qcow2."""
+    """Return the error to raise for the file at ``path``."""
     return ImageError(f"cannot use {path} as qcow2", path=path, why=str(error), remedy=error.remedy)

@@ -1,4 +1,4 @@
-"""File leases: detect that a file is open, even if it is not locked, and make the next writer wait.
+"""File leases, which show that a file is open, and make the next writer wait.
 
 ::
 
@@ -23,18 +23,18 @@ import signal
 from batchdiff.linux.mounts import filesystem_of
 
 _SIGNAL = signal.SIGURG
-"""The signal that the kernel sends when a lease breaks. The default, SIGIO, would kill us; SIGURG is ignored."""
+"""Sent when a lease breaks. The default, SIGIO, would kill us; SIGURG is ignored."""
 
 _RELIABLE = {"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs"}
-"""Filesystems on which leases cover every program on this machine (tested). Leases on FUSE and overlayfs miss
-programs that open the file in the layer below (tested); leases on network filesystems miss other hosts."""
+"""Filesystems on which leases cover every program on this machine (tested). FUSE and overlayfs miss programs
+that open the file in the layer below (tested); network filesystems miss other hosts."""
 
 
 _SWITCH = "/proc/sys/fs/leases-enable"
 
 
 class Lease(enum.Enum):
-    """The result of a request for a lease."""
+    """The answer to a request for a lease."""
 
     GRANTED = "granted"
     IN_USE = "another program has it open"
@@ -46,14 +46,14 @@ _ANSWERS = {errno.EAGAIN: Lease.IN_USE, errno.EACCES: Lease.NOT_OURS}
 
 
 def are_disabled() -> bool:
-    """Return whether no leases are granted on this machine; False if that is not known."""
+    """Return whether leases are disabled on this machine; False if that is not known."""
     with contextlib.suppress(OSError), open(_SWITCH, encoding="ascii") as file:
         return file.read().strip() == "0"
     return False
 
 
 def why_unknown(fd: int) -> str:
-    """Return why a lease may not show that a file is open elsewhere; empty if it shows that. No lease is taken."""
+    """Return why a lease may not show that a file is open; empty if it shows that."""
     if are_disabled():
         return f"leases, which show who has it open, are disabled ({_SWITCH} is 0)"
     filesystem = filesystem_of(fd)
@@ -63,19 +63,15 @@ def why_unknown(fd: int) -> str:
 
 
 def take_read_lease(fd: int) -> Lease:
-    """Take a read lease, so that the kernel makes the next writer wait. ``fd`` must be open for reading only.
-
-    NOT_OURS: this user is not the owner, and lacks CAP_LEASE. UNSUPPORTED: for example, on a block device.
-    """
+    """Take a read lease; ``fd`` must be open for reading only."""
     return _take(fd, fcntl.F_RDLCK)
 
 
 def is_ours_alone(fd: int) -> Lease:
-    """Return GRANTED if the file is open nowhere else.
+    """Take a read lease if the file is open nowhere else.
 
-    A second open() by this process counts; inherited copies of ``fd`` do not.
-
-    Afterwards there is a read lease if there was one before, or if the result is GRANTED.
+    A second open() by this process counts; inherited copies of ``fd`` do not. If the result is not GRANTED, a
+    lease may remain.
     """
     found = _take(fd, fcntl.F_WRLCK)
     if found is Lease.GRANTED:
@@ -85,12 +81,12 @@ def is_ours_alone(fd: int) -> Lease:
 
 
 def lease_is_broken(fd: int) -> bool:
-    """Return whether a program is waiting to open a leased file for writing, or was let in after a long wait."""
+    """Return whether a writer is breaking the read lease, or has broken it."""
     return fcntl.fcntl(fd, fcntl.F_GETLEASE) != fcntl.F_RDLCK
 
 
 def release_lease(fd: int) -> None:
-    """Release the lease, which lets waiting programs continue; harmless without a lease."""
+    """Release the lease, if there is one."""
     with contextlib.suppress(OSError):
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
 

@@ -1,7 +1,5 @@
 """The processes and loop devices that have a file open, as far as this user may see them.
 
-Locks and leases show that a file is open, but not which program has it open.
-
 Source: Linux ``Documentation/filesystems/proc.rst``, 3.8 (fdinfo); ``Documentation/ABI/testing/sysfs-block-loop``.
 """
 
@@ -16,7 +14,7 @@ from typing import NamedTuple
 from batchdiff.errors import advice_on_limit
 
 _VM = ("qemu-system", "qemu-kvm", "qemu-storage-daemon", "kvm")
-"""Prefixes of the names of QEMU's programs that open disks for VMs."""
+"""Prefixes of the names of QEMU's programs."""
 
 _BLOCK_DEVICES = "/sys/block"
 
@@ -29,7 +27,7 @@ class Access(enum.IntEnum):
 
 
 class Holder(NamedTuple):
-    """A process or loop device that has a file open. ``name``: for example, ``kvm (pid 123, VM web01)``."""
+    """A process or loop device; ``name``: for example, ``kvm (pid 123, VM web01)``."""
 
     name: str
     access: Access
@@ -37,13 +35,13 @@ class Holder(NamedTuple):
 
 
 class Holders(NamedTuple):
-    """The holders that were found. ``complete``: whether every process in /proc was examined, as only root can."""
+    """Those found. ``complete``: whether every process in /proc was examined, as only root can."""
 
     found: tuple[Holder, ...]
     complete: bool
 
     def writers(self) -> tuple[Holder, ...]:
-        """Return those that have the file open for writing."""
+        """Return those that have it open for writing."""
         return tuple(holder for holder in self.found if holder.access is Access.WRITE)
 
     def vms(self) -> tuple[Holder, ...]:
@@ -52,7 +50,7 @@ class Holders(NamedTuple):
 
 
 def holders_of(fd: int) -> Holders:
-    """Return the visible holders of a file or block device, except this process and its forks.
+    """Return the visible holders of a file or block device, without this process and its forks.
 
     :raises OSError: a limit on open files or memory is reached.
     """
@@ -81,7 +79,7 @@ def holders_of(fd: int) -> Holders:
 
 
 def _own_number() -> int | None:
-    """Return this process's number in /proc, even if that shows another PID namespace; None if there is none."""
+    """Return this process's number in /proc, which may show another PID namespace."""
     try:
         return int(os.readlink("/proc/self"))
     except OSError:
@@ -89,10 +87,7 @@ def _own_number() -> int | None:
 
 
 def _is_our_fork(pid: int, own: int) -> bool:
-    """Return whether a process is a child of this one that has not called exec, which closes inherited files.
-
-    Workers are such children, and so is, for a moment, each program that another thread starts.
-    """
+    """Return whether a process is a child that has not called exec, which closes inherited files."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             parent = int(file.read().rpartition(b")")[2].split()[1])
@@ -104,7 +99,7 @@ def _is_our_fork(pid: int, own: int) -> bool:
 
 
 def name_holders(holders: tuple[Holder, ...], *, complete: bool) -> str:
-    """Return the names of holders as words for a sentence."""
+    """Return the names of holders, for a sentence."""
     if holders:
         names = [holder.name for holder in holders]
         return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
@@ -120,19 +115,16 @@ def have_open(holders: tuple[Holder, ...], *, complete: bool) -> str:
 
 
 def _identity(info: os.stat_result) -> tuple[str, int, int]:
-    """Return a key that is the same for all descriptors of a file, and for all nodes of a block device."""
     if stat.S_ISBLK(info.st_mode):
         return ("device", info.st_rdev, 0)
     return ("file", info.st_dev, info.st_ino)
 
 
 def _access(pid: int, wanted: tuple[str, int, int], inode: str) -> Access | None:
-    """Return how a process has the file open; None if it does not.
+    """Return how a process has the file open.
 
-    Descriptors with another inode number are skipped, because stat() hangs for a file on a filesystem that hangs.
-    If a block device is wanted, none are skipped: each of its nodes has an inode number of its own.
-
-    :raises OSError: the process may not be examined, or has ended; or a limit on open files or memory is reached.
+    Descriptors with another inode number are skipped, because stat() hangs for a file on a filesystem that hangs;
+    for a block device, none are skipped: each of its nodes has its own inode number.
     """
     found: Access | None = None
     for number in os.listdir(f"/proc/{pid}/fd"):
@@ -150,7 +142,7 @@ def _access(pid: int, wanted: tuple[str, int, int], inode: str) -> Access | None
 
 
 def _facts(pid: int, number: str) -> dict[str, str]:
-    """Return the fields of a descriptor's fdinfo, such as flags (octal) and, since Linux 5.14, inode number."""
+    """Return the fields of a descriptor's fdinfo; since Linux 5.14, they include the inode number."""
     with open(f"/proc/{pid}/fdinfo/{number}", encoding="utf-8", errors="replace") as file:
         pairs = (line.partition(":") for line in file)
         return {name: value.strip() for name, _, value in pairs}
@@ -165,10 +157,6 @@ def _described(pid: int, access: Access) -> Holder:
 
 
 def _command_line(pid: int) -> list[str]:
-    """Return the arguments of a process; none if it has ended.
-
-    :raises OSError: a limit on open files or memory is reached.
-    """
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             return os.fsdecode(file.read()).split("\0")
@@ -179,7 +167,7 @@ def _command_line(pid: int) -> list[str]:
 
 
 def _vm_name(arguments: list[str]) -> str:
-    """Return the VM's name, as in ``-name guest=web01,debug-threads=on``; empty if it has none."""
+    """Return the VM's name, as in ``-name guest=web01,debug-threads=on``."""
     if "-name" not in arguments[:-1]:
         return ""
     return arguments[arguments.index("-name") + 1].split(",")[0].removeprefix("guest=")

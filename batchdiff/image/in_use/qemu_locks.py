@@ -29,15 +29,15 @@ _FLOCK = struct.Struct("@hhqqi4x")
 
 _MAY, _OTHERS_MAY_NOT = 100, 200
 _ALL_PERMISSIONS = 64
-"""The maximum number of permissions: QEMU keeps them as the bits of a 64-bit number."""
+"""QEMU keeps permissions as the bits of a 64-bit number."""
 
 _END = _OTHERS_MAY_NOT + _ALL_PERMISSIONS
 _ELSEWHERE = ((0, _MAY), (_END, 0))
-"""Start and length of the ranges below and above all bytes that QEMU can lock."""
+"""Start and length of the ranges outside QEMU's bytes."""
 
 
 class Permission(enum.IntEnum):
-    """A permission that QEMU's locks represent; its value is added to 100 or 200."""
+    """A permission; its value is added to 100 or 200."""
 
     READ = 0
     WRITE = 1
@@ -52,15 +52,14 @@ _OURS = (
     _OTHERS_MAY_NOT + Permission.WRITE,
     _OTHERS_MAY_NOT + Permission.RESIZE,
 )
-"""The locks that QEMU itself takes to read a qcow2 image: they keep out writers, but not readers."""
+"""The bytes that QEMU itself locks to read a qcow2 image."""
 
 
 class OthersLocks(NamedTuple):
     """The permissions that others hold, and those that they deny.
 
-    ``foreign``: whether others hold locks that are not QEMU's: write locks outside QEMU's bytes, or locks that
-    reach from there into QEMU's bytes, and may hide QEMU's own. ``unknown``: why no lock can be seen; empty
-    if the filesystem supports locks.
+    ``foreign``: whether there are write locks outside QEMU's bytes, or locks that reach from there into QEMU's
+    bytes, and may hide QEMU's own. ``unknown``: why no lock can be seen; may be empty.
     """
 
     may: frozenset[Permission] = frozenset()
@@ -70,8 +69,6 @@ class OthersLocks(NamedTuple):
 
 
 class _Found(enum.Enum):
-    """The kind of lock that a test has found."""
-
     NONE = "none"
     QEMUS = "within QEMU's bytes"
     FOREIGN = "reaches outside QEMU's bytes"
@@ -98,10 +95,9 @@ def others_locks(fd: int) -> OthersLocks:
 
 
 def take_locks(fd: int) -> bool:
-    """Take locks that keep QEMU from writing to a file and from resizing it, but not from reading it.
+    """Take locks that keep QEMU from writing to a file and resizing it.
 
-    Return False, and hold none of them, if the locks of another program prevent that. If the filesystem does not
-    support locks, return True.
+    Return False, and hold none of them, if another program's locks conflict; True if locks are not supported.
 
     :raises OSError: a limit on memory is reached.
     """
@@ -129,7 +125,6 @@ def _set(fd: int, kind: int, byte: int) -> None:
 
 
 def _lock(fd: int, start: int, length: int = 1, *, against: int = fcntl.F_WRLCK) -> _Found:
-    """Return the first lock of others on these bytes that conflicts with one of the kind ``against``."""
     answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(against, 0, start, length, 0))
     kind, _, first, size, _ = _FLOCK.unpack(answer)
     if kind == fcntl.F_UNLCK:
