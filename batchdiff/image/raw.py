@@ -1,4 +1,4 @@
-"""Raw files and block devices, whose bytes are those of the disk, and flat images, whose extents are raw files.
+"""Raw files and block devices, and flat images, whose extents are raw files.
 
 ::
 
@@ -25,7 +25,7 @@ from batchdiff.units import SECTOR, align_up
 
 
 class RawLayer:
-    """A raw image. As in QEMU, its size is rounded up to a multiple of 512 bytes; the added bytes are zeros."""
+    """A raw image. As in QEMU, zeros complete its last sector of 512 bytes."""
 
     def __init__(self, source: ImageSource, observer: ReadObserver | None = None) -> None:
         self.file = ImageFile(source.path, observer)
@@ -37,21 +37,21 @@ class RawLayer:
 
     @property
     def backing(self) -> None:
-        """No backing file: a raw image cannot name one."""
+        """No backing file."""
         return None
 
     @property
     def other_files(self) -> tuple[str, ...]:
-        """No other files: a raw image is a single file."""
+        """No other files."""
         return ()
 
     @property
     def losses(self) -> Losses:
-        """No losses: a raw image has no snapshots and no bitmaps."""
+        """No losses."""
         return Losses()
 
     def read_tables(self) -> None:
-        """Do nothing: a raw image has no tables."""
+        """Do nothing: there are no tables."""
 
     def inspect(self, *, refcounts: bool = False) -> None:
         """Do nothing: any content is valid."""
@@ -73,13 +73,13 @@ class RawLayer:
         return found
 
     def next_data(self, start: int) -> int | None:
-        """Return the first offset from ``start`` on that is not in a hole; None if there is none."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         if not self._has_holes:
             return start if start < self._size else None
         return self.file.next_data(start)
 
     def read(self, segment: Segment, buffer: memoryview) -> None:
-        """Read a FILE segment; bytes that complete the last sector become zeros."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         if segment.address + len(buffer) > self._size:
             there = max(self._size - segment.address, 0)
             buffer[there:] = bytes(len(buffer) - there)
@@ -87,22 +87,22 @@ class RawLayer:
         self.file.fill(buffer, segment.address)
 
     def compressed_cluster(self, segment: Segment) -> CompressedCluster:
-        """Raise a ValueError: no segment of a raw image is COMPRESSED."""
+        """Raise a ValueError: nothing is compressed."""
         raise ValueError(f"nothing is compressed in a raw image: {segment}")
 
     def fingerprint(self) -> Fingerprint:
-        """Return the file's current fingerprint."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         return self.file.fingerprint()
 
     def close(self) -> None:
-        """Close the file."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         self.file.close()
 
 
 def open_part(path: str, what: str, image: str, observer: ReadObserver | None) -> RawLayer:
-    """Open a file that is part of the image at ``image``, such as an extent; ``what``: the word for such a file.
+    """Open a file that is part of the image at ``image``; ``what``: the word for such a file in errors.
 
-    :raises ImageError: the file is missing, is not a regular file, or cannot be opened.
+    :raises ImageError: the file cannot be opened, or is not a regular file.
     """
     try:
         mode = os.lstat(path).st_mode
@@ -136,7 +136,7 @@ def open_part(path: str, what: str, image: str, observer: ReadObserver | None) -
 
 
 class FlatExtent(NamedTuple):
-    """An extent: the next ``length`` bytes of a disk, which a flat one has in its file from ``offset`` on."""
+    """The next ``length`` bytes of a disk. ``offset``: where a flat extent's bytes begin in its file."""
 
     file: RawLayer
     offset: int
@@ -144,7 +144,7 @@ class FlatExtent(NamedTuple):
 
 
 class FlatLayer(WithOthers):
-    """An image whose own file only names its extents, which are raw files."""
+    """An image whose own file only names its extents."""
 
     def __init__(self, file: ImageFile, extents: list[FlatExtent]) -> None:
         self._file, self._extents = file, extents
@@ -154,19 +154,19 @@ class FlatLayer(WithOthers):
 
     @property
     def backing(self) -> None:
-        """No backing file: an image with one is refused."""
+        """No backing file."""
         return None
 
     @property
     def losses(self) -> Losses:
-        """No losses: such an image has no snapshots and no bitmaps."""
+        """No losses."""
         return Losses()
 
     def read_tables(self) -> None:
-        """Do nothing: such an image has no tables."""
+        """Do nothing: there are no tables."""
 
     def inspect(self, *, refcounts: bool = False) -> None:
-        """Do nothing: the extents are raw, and their lengths were checked when the image was opened."""
+        """Do nothing: opening the image has checked its extents' lengths."""
 
     def parts(self, start: int, end: int) -> list[Segment]:
         """See :class:`~batchdiff.image.layer.Layer`; no segment is ABSENT."""
@@ -183,7 +183,7 @@ class FlatLayer(WithOthers):
         return found
 
     def next_data(self, start: int) -> int | None:
-        """Return the first offset from ``start`` on that is not in a hole; None if there is none."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         first = 0
         for file, offset, length in self._extents:
             at = max(start - first, 0) + offset
@@ -198,7 +198,7 @@ class FlatLayer(WithOthers):
         raise ValueError(f"none of the {len(buffer)} bytes are stored in a descriptor: {segment}")
 
     def compressed_cluster(self, segment: Segment) -> CompressedCluster:
-        """Raise a ValueError: no segment of a raw file is COMPRESSED."""
+        """Raise a ValueError: nothing is compressed."""
         raise ValueError(f"nothing is compressed in a raw file: {segment}")
 
     def fingerprint(self) -> Fingerprint:

@@ -1,4 +1,4 @@
-"""A buffer that is reused for many reads, to read a whole image without allocating memory for each piece."""
+"""A buffer that is reused for many reads of an image."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from batchdiff.image.layer import Segment
 
 
 class ReadBuffer:
-    """Memory for up to ``size`` bytes of an image at a time."""
+    """Memory for up to ``size`` bytes."""
 
     def __init__(self, size: int) -> None:
         self._view = page_aligned(size)
         self._address = address_of(self._view)
 
     def load(self, image: Image, start: int, length: int) -> memoryview:
-        """Return ``length`` bytes of the disk, zeros past its end; valid until the buffer is filled again.
+        """Return bytes of the disk, zeros past its end; valid until the buffer is filled again.
 
-        :raises ImageError: the image cannot be read, or is damaged.
+        :raises ImageError: the image cannot be read.
         """
         return self.load_segments(image, start, length, image.segments(start, start + length))
 
     def load_segments(self, image: Image, start: int, length: int, segments: list[Segment]) -> memoryview:
-        """Return the same bytes as :meth:`load`, given the image's segments for them.
+        """Return the same as :meth:`load`, given the image's segments for these bytes.
 
-        :raises ImageError: the image cannot be read, or is damaged.
+        :raises ImageError: the image cannot be read.
         """
         view = self._view[:length]
         image.fill(view, start, segments)

@@ -31,8 +31,8 @@ from batchdiff.linux.mounts import filesystem_of
 from batchdiff.units import align_up
 
 _LISTED_BYTES = 41
-"""The most bytes that list an extent: ext4 takes 12, and XFS 16, but blocks may be half empty. That leaves a
-little for headers, and for blocks that list such blocks."""
+"""The most bytes that list an extent: 12 on ext4 and 16 on XFS, doubled because blocks may be half empty, and some
+for headers."""
 
 _OF_OTHERS = (
     "blocks shared with files other than the template are freed too, once the last of those files is deleted"
@@ -52,11 +52,10 @@ _OF_DEVICES = (
 
 @frozen
 class DiskUse:
-    """The bytes that a file, or all files of an image, take, and those that deleting them would free.
+    """The bytes that files take, and those that deleting them would free.
 
-    ``exactness`` is that of ``reclaimable``. ``note``: why ``reclaimable``, or one file's part of it, is not exact
-    or is 0; may be empty. ``frees_nothing``: whether deletion is known to free nothing, at least while other files
-    have the same blocks.
+    ``exactness`` is that of ``reclaimable``. ``note``: why it, or part of it, is not exact or is 0; may be empty.
+    ``frees_nothing``: whether deletion is known to free nothing, at least while other files have the same blocks.
     """
 
     allocated: int
@@ -69,9 +68,9 @@ class DiskUse:
 def allocated_bytes(fd: int, path: str) -> int:
     """Return the bytes that an open file takes on its disk; for a block device, its size.
 
-    On btrfs, this is exact only for a process that may search the tree.
+    On btrfs, this is exact only if the process may search the tree.
 
-    :raises ImageError: btrfs reports an error.
+    :raises ImageError: the filesystem reports an error.
     """
     info = os.fstat(fd)
     if stat.S_ISBLK(info.st_mode):
@@ -83,10 +82,11 @@ def allocated_bytes(fd: int, path: str) -> int:
 def disk_use_of(
     files: Iterable[tuple[int, str]], *, kept: Mapping[int, Blocks], known: ExtentTable | None = None
 ) -> DiskUse:
-    """Return the disk use of all files of an image, each given by its descriptor and path.
+    """Return the disk use of all files (descriptor, path) of an image.
 
-    ``kept``: the template's blocks, by device number. ``known``: only for an image of one file. For errors, see
-    :func:`disk_use`.
+    ``kept``: the template's blocks, by device number. ``known``: only for an image of one file.
+
+    :raises ImageError: the filesystem reports an error.
     """
     uses = [disk_use(fd, path, kept=kept.get(os.fstat(fd).st_dev, NO_BLOCKS), known=known) for fd, path in files]
     if len(uses) == 1:
@@ -103,9 +103,8 @@ def disk_use_of(
 def disk_use(fd: int, path: str, *, kept: Blocks = NO_BLOCKS, known: ExtentTable | None = None) -> DiskUse:
     """Return the bytes that an open file takes, and those that deleting it would free.
 
-    ``kept``: the template's blocks, which stay in use. If any other block is shared, ``reclaimable`` is at best a
-    lower bound, because the files that share it may be deleted later. ``known``: the file's extents if they were
-    found before, at least all shared ones.
+    ``kept``: the template's blocks, which stay in use; files that share other blocks may be deleted later.
+    ``known``: at least the file's shared extents, if found before.
 
     :raises ImageError: the filesystem reports an error.
     """
@@ -128,9 +127,7 @@ def disk_use(fd: int, path: str, *, kept: Blocks = NO_BLOCKS, known: ExtentTable
 
 
 def list_bytes(fd: int, path: str) -> int:
-    """Return a generous estimate of the bytes in the blocks that list an open file's extents.
-
-    These blocks count as the file's, as on ext4 and XFS.
+    """Return a generous estimate of the bytes that list an open file's extents; 0 if unknown.
 
     :raises ImageError: the filesystem reports an error.
     """
@@ -161,7 +158,6 @@ def _in_layers(fd: int, path: str, kept: Blocks) -> DiskUse:
 
 
 def _at_most(found: DiskUse, why: str) -> DiskUse:
-    """Return a disk use whose ``reclaimable`` may also be too large; that of a lower bound is then unknown."""
     exactness = of_sum([found.exactness, Exactness.AT_MOST])
     return replace(found, exactness=exactness, note=f"{found.note}; {why}" if found.note else why)
 
@@ -181,7 +177,6 @@ def _on_btrfs(fd: int, path: str, shared: ExtentTable, kept: Blocks) -> DiskUse:
 
 
 def _without_tree(fd: int, path: str, shared: ExtentTable) -> DiskUse:
-    """Return the disk use of a file on btrfs by FIEMAP and st_blocks, without a search of the tree."""
     allocated = os.fstat(fd).st_blocks * 512
     free = max(allocated - int(shared.length.sum()), 0)
     packed = any(True for _ in physical_extents(fd, path, having=ExtentFlag.ENCODED) or ())
@@ -222,7 +217,7 @@ def _disk_bytes(extents: list[StoredExtent]) -> int:
 
 
 def _in_any(stored: list[StoredExtent], shared: ExtentTable) -> list[StoredExtent]:
-    """Return the parts whose stored extent has a part that begins in a shared one; both in file order."""
+    """Return all parts of stored extents of which a part begins in a shared one; both lists are in file order."""
     starts, ends = shared.logical.tolist(), (shared.logical + shared.length).tolist()
     found = set()
     for extent in stored:

@@ -1,4 +1,4 @@
-"""The units in which a filesystem allocates space to a new file, and whether they can be known in advance.
+"""The units in which a filesystem allocates space to a new file.
 
 ============================  ================================================================================
 ext2, ext3, XFS, tmpfs        blocks, of the size in statvfs; a tmpfs may take huge pages (``huge=``)
@@ -30,26 +30,22 @@ from batchdiff.linux.inode_locks import GET_FLAGS
 from batchdiff.linux.mounts import Mount, filesystem_of, mount_under
 
 _USUAL_BLOCK = 4096
-"""The block size assumed outside ``MEASURED``: statvfs may report the request size (NFS) or any value (FUSE)."""
+"""The block size assumed where statvfs may report the request size (NFS) or any value (FUSE)."""
 
 _LARGEST_UNIT = 1 << 30
-"""The largest cluster that the kernel accepts (EXT4_MAX_CLUSTER_LOG_SIZE); mke2fs limits it to 512 MiB."""
+"""The largest cluster that the kernel accepts (EXT4_MAX_CLUSTER_LOG_SIZE)."""
 
 _FILES_ASKED = 4096
-"""The maximum number of files to examine in a folder; without bigalloc, a few usually suffice.
-
-In a fifth of all trials with 600 names in ext4's random order, the first 256 did not include the one file that
-shows the unit.
-"""
+"""In a fifth of all trials with 600 names in ext4's random order, the one file that shows the unit was not among
+the first 256."""
 
 _HUGE_PAGE, _HUGE_PAGE_SIZE = 2 << 20, "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
-"""The size of a huge page on x86, and the file with the size on this machine."""
+"""The size on x86, and the file with this machine's."""
 
 _COMPRESSED, _NOT_COPIED_ON_WRITE = 0x00000004, 0x00800000
 _GET_MORE, _REALTIME = 0x801C581F, 0x00000001
 MEASURED = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs"})
-"""Filesystems on which the numbers in plans were checked against df (docs/plan-format.md), and ext2 and ext3,
-which resemble ext4."""
+"""Filesystems on which plans were checked against df (docs/plan-format.md); ext2 and ext3 resemble ext4."""
 
 _DEPENDS_ON_OPTIONS = frozenset({"btrfs", "tmpfs"})
 
@@ -57,9 +53,8 @@ _DEPENDS_ON_OPTIONS = frozenset({"btrfs", "tmpfs"})
 class Volume(NamedTuple):
     """A filesystem to which a new file will be written.
 
-    ``unit``: the allocation unit in bytes. ``exactness``: that of a size in such units; ``note``: why it is not
-    exact. ``block``: the bytes of a block, of which a cluster of bigalloc has several; 4096 if ``exactness`` is
-    not EXACT.
+    ``unit``: the allocation unit in bytes. ``exactness``: that of a size in units; ``note``: why it is not exact.
+    ``block``: the bytes of a block, of which a cluster of bigalloc can have several; 4096 if not exact.
     """
 
     filesystem: str
@@ -74,7 +69,7 @@ def volume_of(folder: str, guest: int) -> Volume:
 
     ``guest``: an open file whose flags the new file will have.
 
-    :raises OSError: the folder cannot be opened or examined.
+    :raises OSError: the folder cannot be examined.
     """
     fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -92,12 +87,11 @@ def volume_of(folder: str, guest: int) -> Volume:
 
 
 def why_not_measured(filesystem: str) -> str:
-    """Return why numbers for a filesystem are not reliable. ``filesystem``: its type; empty if unknown."""
+    """Return why numbers for a filesystem type, empty if unknown, are not reliable."""
     return f"batchdiff's numbers have never been checked on {filesystem or 'a filesystem of an unknown type'}"
 
 
 def _measured(kind: str, mount: Mount | None, folder: str, guest: int, block: int) -> Volume:
-    """Return the volume for a ``kind`` in ``MEASURED``. ``mount``: None if the list of mounts lacks it."""
     if kind == "ext4":
         return Volume(kind, _cluster(folder, guest, block), block=block)
     if kind == "xfs" and _is_realtime(guest):
@@ -130,10 +124,9 @@ def _of_upper_layer(fd: int, folder: str, guest: int, block: int) -> Volume:
 
 
 def _cluster(folder: str, guest: int, block: int) -> int:
-    """Infer the allocation unit of ext4: the largest that fits all sizes seen, or a block if that is too large.
+    """Infer ext4's allocation unit, which statvfs does not report: all used and free space is in whole units.
 
-    statvfs does not report it, but all used and all free space is in whole units. A folder with few files
-    takes one unit; a larger one may take several, but then its files show the unit.
+    A folder with few files takes one unit; a larger one may take several, but then its files show the unit.
     """
     common, device = 0, os.stat(folder).st_dev
     for info in itertools.chain([os.fstat(guest)], map(os.stat, _upwards(folder)), _files_in(folder)):
@@ -171,7 +164,6 @@ def _compresses(mount: Mount, guest: int) -> bool:
 
 
 def _is_realtime(fd: int) -> bool:
-    """Return whether a file is on XFS's realtime device, which has its own units; False if unknown."""
     try:
         return bool(struct.unpack_from("=I", fcntl.ioctl(fd, _GET_MORE, bytes(28)))[0] & _REALTIME)
     except OSError:
@@ -179,7 +171,6 @@ def _is_realtime(fd: int) -> bool:
 
 
 def _flags(fd: int) -> int:
-    """Return the inode flags of a file (ioctl_iflags(2)); 0 if they cannot be read."""
     try:
         return int(struct.unpack("=I", fcntl.ioctl(fd, GET_FLAGS, bytes(4)))[0])
     except OSError:

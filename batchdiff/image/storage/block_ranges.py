@@ -1,4 +1,4 @@
-"""Sets of byte ranges, such as blocks on a disk: whether one set lies within another, and where two overlap."""
+"""Sets of byte ranges, such as blocks on a disk."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NO_BLOCKS = Blocks(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
 
 
 def blocks_of(*tables: ExtentTable) -> Blocks:
-    """Return the ranges that the extents of some files take on their disk, sorted and merged."""
+    """Return the ranges on disk of the extents of some files."""
     if not any(len(table.physical) for table in tables):
         return NO_BLOCKS
     starts = np.concatenate([table.physical for table in tables])
@@ -47,9 +47,9 @@ def blocks_of(*tables: ExtentTable) -> Blocks:
 def overlaps(
     spans: tuple[Offsets, Offsets], runs: tuple[Offsets, Offsets]
 ) -> tuple[Offsets, Offsets, Offsets, Offsets]:
-    """Return the overlaps of spans and runs: starts, ends, and the indexes of the span and the run of each.
+    """Return the overlaps: starts, ends, and the indexes of the span and the run of each.
 
-    Both arguments are starts and exclusive ends of ranges, sorted and disjoint.
+    Both arguments are starts and exclusive ends, sorted and disjoint.
     """
     first = np.searchsorted(runs[1], spans[0], side="right")
     count = np.maximum(np.searchsorted(runs[0], spans[1], side="left") - first, 0)

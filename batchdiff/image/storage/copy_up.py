@@ -19,7 +19,7 @@ def is_writable(layer: Layer) -> bool:
 
 
 def protecting(template: Image) -> CopyUp:
-    """Return the disk space that removing the write bits from all regular files of a template's chain takes."""
+    """Return the disk space that removing the write bits from a template's files takes."""
     found = [copy_up(layer.fd, layer.path) for layer in template.layers if is_writable(layer)]
     return CopyUp(
         sum(each.size for each in found),

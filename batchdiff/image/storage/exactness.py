@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 
 class Exactness(enum.StrEnum):
-    """The reliability of a number: exact, a lower bound, an upper bound, or unknown."""
+    """The relation of a computed number to the true one."""
 
     EXACT = "exact"
     AT_LEAST = "at_least"
@@ -21,16 +21,14 @@ class Exactness(enum.StrEnum):
 
 
 BOUND_WORDS = {Exactness.AT_LEAST: "at least ", Exactness.AT_MOST: "at most "}
-"""The words before a number that is only a bound."""
 
 UNKNOWN_AMOUNT = "an unknown amount of space"
-"""The words for an unknown number of bytes."""
 
 _OPPOSITE = {Exactness.AT_LEAST: Exactness.AT_MOST, Exactness.AT_MOST: Exactness.AT_LEAST}
 
 
 def of_sum(parts: Iterable[Exactness]) -> Exactness:
-    """Return the exactness of a sum, from that of its parts; an empty sum is exact."""
+    """Return the exactness of a sum."""
     kinds = set(parts) - {Exactness.EXACT}
     if not kinds:
         return Exactness.EXACT
@@ -38,5 +36,5 @@ def of_sum(parts: Iterable[Exactness]) -> Exactness:
 
 
 def of_difference(minuend: Exactness, subtrahend: Exactness) -> Exactness:
-    """Return a difference's exactness: an exact number minus an upper bound is a lower bound, and vice versa."""
+    """Return the exactness of a difference."""
     return of_sum([minuend, _OPPOSITE.get(subtrahend, subtrahend)])

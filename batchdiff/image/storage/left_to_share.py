@@ -1,4 +1,4 @@
-"""The bytes that a guest can still share with its template, usually found in one step if both are raw."""
+"""The bytes that a guest can still share with its template."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from batchdiff.image.storage.sharing_gain import SharingGain, raw_sharing_gain, 
 
 
 def shareable_left(template: Image, guest: Image, equal: BlockRuns) -> Iterator[ShareableRange]:
-    """Yield the ranges of equal bytes that a guest could share with the template, but does not share yet.
+    """Yield the ranges that a guest could share with the template, but does not share yet.
 
     ``equal``: the bytes that equal the template's; all offsets except perhaps the last end are multiples of 4 KiB.
 

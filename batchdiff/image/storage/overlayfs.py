@@ -3,7 +3,7 @@
 ::
 
     /merged     a.img   b.img   c.img          the mounted view
-    upper       a.img           c.img          deleting a.img frees space; changing c.img's mode changes this one
+    upper       a.img           c.img          deleting one of these frees space
     lower               b.img   c.img          deleting b.img frees nothing; changing its mode copies it up
 
 In a container the upper layer often cannot be seen.
@@ -37,9 +37,9 @@ NOTHING = CopyUp(0)
 
 
 def upper_place(fd: int, path: str) -> str | None:
-    """Return the path in the upper layer for an open file or folder of an overlayfs, even if nothing is there.
+    """Return an open file's or folder's path in the upper layer; None if that layer is not found.
 
-    Return None if there is no such layer, or it cannot be seen from here.
+    The path is returned even if nothing is there.
     """
     mount = mount_under(fd)
     upper = None if mount is None else mount.option("upperdir")
@@ -50,9 +50,9 @@ def upper_place(fd: int, path: str) -> str | None:
 
 
 def copy_up(fd: int, path: str) -> CopyUp:
-    """Return the space that changing an open file's mode takes: overlayfs copies a file that is in a lower layer.
+    """Return the space that changing an open file's mode takes: overlayfs copies a file from a lower layer.
 
-    A copy without the data (``metacopy``) counts as 0, as does a file on any other filesystem.
+    A copy without the data (``metacopy``) counts as 0.
     """
     if filesystem_of(fd) != OVERLAYFS:
         return NOTHING
@@ -72,7 +72,6 @@ def copy_up(fd: int, path: str) -> CopyUp:
 
 
 def _filesystem_at(path: str) -> str:
-    """Return the type of the filesystem of the nearest folder at or above a path."""
     while not os.path.isdir(path):
         path = os.path.dirname(path)
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -83,7 +82,6 @@ def _filesystem_at(path: str) -> str:
 
 
 def _copies_attributes_only(fd: int) -> bool:
-    """Return whether changing a mode copies no data; False if that cannot be determined."""
     mount = mount_under(fd)
     chosen = None if mount is None else mount.option("metacopy")
     if chosen is not None:
@@ -98,8 +96,8 @@ def _copies_attributes_only(fd: int) -> bool:
 def _are_one(upper: str, point: str) -> bool:
     """Return whether ``upper`` is probably the upper layer of the overlayfs mounted at ``point``.
 
-    ``upper`` is a path in the mount namespace in which the overlayfs was mounted; here it may name another folder.
-    But statvfs on an overlayfs reports the numbers of its upper layer's filesystem.
+    If it was mounted in another namespace, ``upper`` may name another folder here. But statvfs on an overlayfs
+    reports the numbers of its upper layer's filesystem.
     """
     try:
         ours, theirs = os.statvfs(upper), os.statvfs(point)

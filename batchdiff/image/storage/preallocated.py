@@ -1,16 +1,14 @@
-"""The parts of a file that are preallocated on its disk but have never been written to: they read as zeros.
+"""The parts of a file that are preallocated but unwritten: they read as zeros.
 
 ::
 
     file         | written | unwritten                                          | hole |
     SEEK_DATA    | data    | a hole, or data where the page cache has its zeros | hole |
 
-The result of SEEK_DATA depends on what has been read before; that of FIEMAP does not, but even FIEMAP proves
-nothing about the content.
+SEEK_DATA depends on the page cache. FIEMAP does not, but even FIEMAP proves nothing about the content.
 
-A conversion loses disk space that was reserved by preallocation. But not every unwritten block was reserved: VMs
-and QEMU make short runs of them when they write zeros, and XFS makes long runs in place of holes in files that cp
-writes.
+A conversion loses reserved disk space. But not every unwritten block was reserved: VMs and QEMU make short runs
+when they write zeros, and XFS makes long runs in place of holes in files that cp writes.
 
 Source: Linux ``Documentation/filesystems/fiemap.rst`` (FIEMAP_EXTENT_UNWRITTEN).
 """
@@ -31,28 +29,24 @@ from batchdiff.linux.mounts import filesystem_of
 from batchdiff.units import MIB
 
 _LEAST_RUN = 4 * MIB
-"""The shortest run of unwritten blocks that counts as reserved. Shorter ones are normal: QEMU zeroes the rest of a
-qcow2 cluster (at most 2 MiB) that a VM begins to write, and in an image that QEMU creates, XFS allocates whole
-MiB."""
+"""The shortest run that counts: QEMU zeroes the rest of a qcow2 cluster (at most 2 MiB) that a VM begins to write,
+and in an image that QEMU creates, XFS allocates whole MiB."""
 
 _LEAST_SHARE = 0.1
-"""The least share of the disk that counts as reserved: a VM that makes a filesystem zeroes less than 2% of it."""
+"""The least share of the disk that counts: a VM that makes a filesystem zeroes less than 2% of it."""
 
 _WHOLE = 0.99
-"""The share of the file's length, or of the disk's size if that is larger, that must be allocated on filesystems
-that may make unwritten blocks in place of holes."""
+"""The share of the file, or of a larger disk, that must be allocated where holes may become unwritten blocks."""
 
 _ONLY_RESERVED = {"ext4", "btrfs"}
-"""The filesystems on which only programs make unwritten blocks within a file's length."""
+"""Filesystems that make unwritten blocks within a file's length only on request."""
 
 
 class Unwritten:
-    """The unwritten parts that an open file had when this object was created."""
+    """The unwritten parts of an open file; none if its filesystem does not report extents."""
 
     def __init__(self, fd: int, path: str, *, known: ExtentTable | None = None) -> None:
-        """Ask the filesystem for these parts; there are none if it does not report extents.
-
-        ``known``: at least the file's unwritten extents, if the filesystem was asked before.
+        """Find these parts. ``known``: at least the file's unwritten extents, if found before.
 
         :raises ImageError: the filesystem reports an error.
         """
@@ -77,7 +71,7 @@ class Unwritten:
         return not self._starts
 
     def split(self, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
-        """Split bytes ``start`` to ``end``: yield each part's start and end, and whether the part is unwritten."""
+        """Yield each part of a range: its start, its end, and whether it is unwritten."""
         at, number = start, bisect.bisect_right(self._ends, start)
         while at < end:
             begin = self._starts[number] if number < len(self._starts) else end
@@ -93,10 +87,7 @@ class Unwritten:
 def reserved_bytes(fd: int, path: str, virtual_size: int, *, known: ExtentTable | None = None) -> int:
     """Return the unwritten bytes of an open image file that were probably reserved on purpose; 0 if unknown.
 
-    Only runs of at least 4 MiB within the file's length count, and only if they total at least a tenth of
-    ``virtual_size``, the bytes of the disk. On filesystems other than ext4 and btrfs, nearly the whole file must
-    also be allocated; on XFS, a program must have called fallocate(2) for it as well. ``known``: at least the
-    file's unwritten extents, if the filesystem was asked before.
+    ``known``: at least the file's unwritten extents, if found before.
 
     :raises ImageError: the filesystem reports an error.
     """
@@ -120,7 +111,6 @@ def reserved_bytes(fd: int, path: str, virtual_size: int, *, known: ExtentTable 
 
 
 def _joined(parts: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Yield sorted parts (start, end), with adjacent ones joined and empty ones left out."""
     begin = last = 0
     for start, end in itertools.chain(parts, [(-1, -1)]):
         if start != last:

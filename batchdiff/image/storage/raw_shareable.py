@@ -1,4 +1,4 @@
-"""The shareable bytes of two raw images, calculated for the whole files in one step.
+"""The shareable bytes of two raw images, calculated in one step.
 
 ::
 
@@ -8,8 +8,7 @@
     data of the guest's file     |.................|  |.|         listed only if anything is left
     shareable                    |....|  || |..| |.|  |.|
 
-In a raw image, the guest's offsets are the file's. Arrays take a thirtieth of the time of
-:mod:`~batchdiff.image.storage.shareable`, which finds the ranges one by one.
+This takes a thirtieth of the time of :mod:`~batchdiff.image.storage.shareable`.
 """
 
 from __future__ import annotations
@@ -30,15 +29,14 @@ from batchdiff.linux.reflinks import why_not_shared
 from batchdiff.qcow2.entries import Origin
 
 _BLOCK = 4096
-"""The usual block of XFS and btrfs, and the unit of a scan: so ranges consist of whole blocks, except perhaps at
-the end of the disk."""
+"""The usual block of XFS and btrfs, and the unit of a scan."""
 
 _ODD = int(ExtentFlag.NOT_ALIGNED | ExtentFlag.INLINE | ExtentFlag.TAIL | ExtentFlag.DELAYED | ExtentFlag.ENCODED)
 
 
 @dataclass(slots=True)
 class TemplateBlocks:
-    """An open template, and the extents of its file, which are found once for all guests."""
+    """A template, and its extents, which are found once for all guests."""
 
     image: Image
     _extents: list[ExtentTable | None] = field(default_factory=list)
@@ -56,9 +54,9 @@ class TemplateBlocks:
 
 
 class RawShareable(NamedTuple):
-    """Starts and ends of the ranges of a raw guest that can still be shared, sorted and disjoint.
+    """The ranges of a raw guest that can still be shared, sorted and disjoint.
 
-    ``shared``: the extents of the guest's file that the filesystem reports as shared.
+    ``shared``: the guest's extents that are shared already, with any file.
     """
 
     starts: Offsets
@@ -71,8 +69,8 @@ def raw_shareable(
 ) -> RawShareable | None:
     """Return which equal bytes of two raw images can still be shared; None if they must be found range by range.
 
-    All offsets in ``equal``, except perhaps the last end, are multiples of 4 KiB. ``known``: the guest's shared or
-    unwritten extents, if found before (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`).
+    All offsets in ``equal``, except perhaps the last end, are multiples of 4 KiB. ``known``: the guest's
+    :func:`~batchdiff.image.storage.shared_blocks.raw_extents`, if found before.
 
     :raises ImageError: the filesystem reports an error.
     """
@@ -98,14 +96,13 @@ def _is_plain(image: Image) -> bool:
 
 
 def _written(table: ExtentTable, size: int) -> BlockRuns:
-    """Return the written parts of a file, up to offset ``size``."""
     written = table.chosen(table.flags & ExtentFlag.UNWRITTEN == 0)
     starts, ends = written.logical, np.minimum(written.logical + written.length, size)
     return starts[starts < ends], ends[starts < ends]
 
 
 def _data(layer: Layer, start: int, end: int) -> BlockRuns:
-    """Return the parts of a raw file that are not holes: the kernel lists these faster than extents."""
+    """Return the parts that are not holes: the kernel lists these faster than extents."""
     parts = [(each.start, each.end) for each in layer.parts(start, end) if each.origin is Origin.FILE]
     table = np.array(parts, dtype=np.int64).reshape(-1, 2)
     return table[:, 0], table[:, 1]
@@ -117,7 +114,6 @@ def _common(one: BlockRuns, other: BlockRuns) -> BlockRuns:
 
 
 def _without(runs: BlockRuns, others: BlockRuns) -> BlockRuns:
-    """Return the parts of ``runs`` that are in none of ``others``."""
     if not len(others[0]):
         return runs
     most = np.iinfo(np.int64).max

@@ -1,4 +1,4 @@
-"""The blocks of a guest's files that can be shared with the template's, because they hold the same bytes.
+"""The blocks of a guest's files that can be shared with the template's.
 
 ::
 
@@ -9,8 +9,8 @@
     on disk            | own     | shared* | own     | own     |      * with the template already
                        shareable            no plain bytes in the template
 
-Only plain bytes can be shared: not compressed or encrypted ones, not holes, and not those in a backing file of the
-guest. A range begins and ends at block boundaries of the filesystem, or ends where both files end.
+Only plain bytes can be shared: not compressed or encrypted ones, not holes, and not those of the guest's backing
+files. A range begins and ends at block boundaries of the filesystem, or ends where both files end.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from batchdiff.qcow2.entries import Origin
 from batchdiff.units import MIB, align_up
 
 _LOOKED_UP = 64 * MIB
-"""Bytes of the guest whose segments are looked up at once: at most 131,072 clusters of 512 bytes."""
+"""The guest's bytes in a stretch: at most 131,072 clusters of 512 bytes."""
 
 
 class ShareableRange(NamedTuple):
-    """``length`` equal bytes of two files. The layers are indexes into ``Image.layers`` of template and guest."""
+    """``length`` equal bytes of two files. The layers are indexes into ``Image.layers``."""
 
     template_layer: int
     template_offset: int
@@ -45,10 +45,8 @@ class ShareableRange(NamedTuple):
 class SharedStretch:
     """The equal bytes (``equal``: starts and ends) of one stretch of a guest, by whether they can be shared.
 
-    ``ranges``: those that can still be shared. ``already``: how many bytes are in the template's blocks already.
-    ``unfit``: how many cannot be shared, because they are compressed or encrypted in one of the images, they do
-    not fill whole blocks in both files, or these files cannot share blocks. Zeros without blocks in one of the
-    images, and bytes of the guest's backing files, do not count.
+    ``ranges``: those that can still be shared. ``already``: how many are in the template's blocks already.
+    ``unfit``: how many in the guest's own files cannot be shared, without zeros that have no blocks in one image.
     """
 
     equal: tuple[tuple[int, int], ...]
@@ -58,7 +56,7 @@ class SharedStretch:
 
 
 class _Piece(NamedTuple):
-    """Plain bytes that are equal: guest bytes ``start`` to ``end``, and the address of ``start`` in each file."""
+    """Equal, plain guest bytes. The addresses are those of ``start`` in each file."""
 
     start: int
     end: int
@@ -69,7 +67,7 @@ class _Piece(NamedTuple):
 
 
 def shareable_ranges(template: Image, guest: Image, equal: Iterable[tuple[int, int]]) -> Iterator[ShareableRange]:
-    """Yield the ranges of :func:`shareable_stretches`, in the order of the guest's bytes.
+    """Yield the ranges of :func:`shareable_stretches`.
 
     :raises ImageError: a table or the filesystem cannot be read.
     """
@@ -80,9 +78,9 @@ def shareable_ranges(template: Image, guest: Image, equal: Iterable[tuple[int, i
 def shareable_stretches(
     template: Image, guest: Image, equal: Iterable[tuple[int, int]]
 ) -> Iterator[SharedStretch]:
-    """Yield which equal bytes of a guest and its template can be shared, stretch by stretch.
+    """Yield which equal bytes of a guest and its template can be shared.
 
-    ``equal``: the guest bytes (start, end) that equal the template's, ascending and disjoint.
+    ``equal``: the starts and ends of these bytes, ascending and disjoint.
 
     :raises ImageError: a table or the filesystem cannot be read.
     """
@@ -92,7 +90,6 @@ def shareable_stretches(
 
 
 def _by_stretch(equal: Iterable[tuple[int, int]]) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-    """Yield the start of each stretch that has equal bytes, and its runs of equal bytes, cut at its edges."""
     current, runs = 0, list[tuple[int, int]]()
     for first, last in equal:
         for edge in range(first - first % _LOOKED_UP, last, _LOOKED_UP):
@@ -106,8 +103,6 @@ def _by_stretch(equal: Iterable[tuple[int, int]]) -> Iterator[tuple[int, list[tu
 
 
 class _Finder:
-    """The search for the shareable bytes of one guest."""
-
     def __init__(self, template: Image, guest: Image) -> None:
         self._template, self._guest = template, guest
         own = {layer.fd for layer in guest.own_files}
@@ -123,7 +118,6 @@ class _Finder:
         self._guest_sizes = [os.fstat(layer.fd).st_size for layer in guest.layers]
 
     def stretch(self, start: int, runs: list[tuple[int, int]]) -> SharedStretch:
-        """Return which bytes of equal runs can be shared; all runs are in the stretch that begins at ``start``."""
         end = runs[-1][1]
         ours = self._template.segments(start, end) if start < self._template.virtual_size else []
         theirs = self._guest.segments(start, end)
@@ -142,7 +136,7 @@ class _Finder:
         )
 
     def _sort(self, pair: tuple[Segment, Segment], pieces: list[_Piece]) -> int:
-        """Add a pair of segments to the pieces if they can share blocks; return the number of unfit bytes."""
+        """Add a pair to the pieces if it can share blocks; return the number of unfit bytes."""
         one, other = pair
         if other.layer not in self._own or Origin.ZERO in {one.origin, other.origin}:
             return 0
@@ -153,10 +147,7 @@ class _Finder:
         return 0
 
     def _common(self, pieces: list[_Piece]) -> list[tuple[int, int]]:
-        """Return which guest bytes of some pieces are in the same blocks in both images already.
-
-        Blocks that the filesystem has compressed count as well, because the bytes are known to be equal.
-        """
+        # Blocks that the filesystem has compressed count as well, because the bytes are known to be equal.
         ours = [Segment(p.start, p.end, Origin.FILE, p.template_layer, p.template_address) for p in pieces]
         found = shared_extents(self._template, ours, packed=True)
         if not found:
@@ -165,10 +156,6 @@ class _Finder:
         return common_ranges(found, shared_extents(self._guest, theirs, packed=True))
 
     def _in_blocks(self, piece: _Piece) -> ShareableRange | None:
-        """Cut a piece to the blocks that it fills in both files.
-
-        Return None if there are none, or if the piece begins at different offsets within a block in the two files.
-        """
         block = self._blocks[piece.guest_layer]
         one, other = piece.template_address, piece.guest_address
         first = align_up(other, block) - other
@@ -185,7 +172,6 @@ class _Finder:
 
 
 def _pairs(ours: list[Segment], theirs: list[Segment]) -> Iterator[tuple[Segment, Segment]]:
-    """Yield pairs of segments from two sorted lists, cut to the guest bytes that both cover."""
     first = second = 0
     while first < len(ours) and second < len(theirs):
         one, other = ours[first], theirs[second]
@@ -201,7 +187,6 @@ def _part(segment: Segment, start: int, end: int) -> Segment:
 
 
 def _without(pieces: list[_Piece], shared: list[tuple[int, int]]) -> Iterator[_Piece]:
-    """Yield the parts of pieces outside the ``shared`` bytes; both lists are sorted and disjoint."""
     at = 0
     for piece in pieces:
         begin = piece.start

@@ -1,4 +1,4 @@
-"""The bytes of two images that are in the same blocks on disk (reflink copies), as the filesystem reports them.
+"""The bytes of two images that are in the same blocks on disk, as the filesystem reports them.
 
 ::
 
@@ -7,9 +7,8 @@
     guest              disk 100   disk 900    disk 132
                        shared     --          shared            same block, and both marked shared
 
-Extents match only if they hold the files' bytes unchanged (so preallocated, inline and delayed ones never match,
-and encoded ones only on request) and both are marked as shared: equal block numbers alone may belong to two
-devices of one filesystem.
+Extents match only if both are marked as shared: equal block numbers alone may belong to two devices of one
+filesystem. Extents that do not hold the files' bytes unchanged never match, except encoded ones on request.
 """
 
 from __future__ import annotations
@@ -31,8 +30,7 @@ from batchdiff.units import MIB
 _NEAR = 4 * MIB
 """Two segments with at most this many bytes between them are mapped by one call.
 
-For a file with extents of 1 MiB, one call takes a tenth of the time of two; with extents of 4 KiB, it takes three
-times as long as two.
+With extents of 1 MiB, one call takes a tenth of the time of two; with extents of 4 KiB, three times as long.
 """
 
 # A plain number: testing enumeration members costs more than all the rest here.
@@ -58,7 +56,7 @@ class SharedExtent(NamedTuple):
 
 
 def has_shared_extents(image: Image) -> bool:
-    """Return True if any file of a chain has blocks that its filesystem reports as shared.
+    """Return whether any file of a chain has blocks that its filesystem reports as shared.
 
     :raises ImageError: the filesystem reports an error.
     """
@@ -83,10 +81,9 @@ def shared_blocks(image: Image) -> dict[int, Blocks]:
 
 
 def raw_extents(image: Image) -> ExtentTable | None:
-    """Return the extents of a raw image that are shared, or preallocated and unwritten.
+    """Return the extents of a raw image that are shared or unwritten.
 
-    Return None for other formats, in which the guest's offsets are not the file's; for a block device; and if the
-    filesystem does not report extents.
+    None for other formats, in which the guest's offsets are not the file's, or if extents are not reported.
 
     :raises ImageError: the filesystem reports an error.
     """
@@ -133,10 +130,10 @@ def _fit(table: ExtentTable) -> ExtentTable:
 
 
 def shared_extents(image: Image, segments: list[Segment], *, packed: bool = False) -> list[SharedExtent]:
-    """Return the parts of an image's FILE segments whose blocks are marked as shared, with their places on disk.
+    """Return the parts of FILE segments whose blocks are marked as shared, sorted by ``start``.
 
-    The parts are sorted by ``start``. ``packed``: include encoded blocks, such as those that btrfs has compressed,
-    whose places prove nothing about their bytes: btrfs reports one place for all parts of such an extent.
+    ``packed``: include encoded blocks, whose places prove nothing about their bytes: btrfs reports one place for
+    all parts of a compressed extent.
 
     :raises ImageError: the filesystem reports an error.
     """
@@ -163,7 +160,6 @@ def _end_address(segment: Segment) -> int:
 
 
 def _groups(segments: list[Segment]) -> Iterator[list[Segment]]:
-    """Yield groups of segments that are close enough to be mapped by one call; all are sorted by address."""
     first = 0
     for number in range(1, len(segments) + 1):
         if number == len(segments) or segments[number].address - _end_address(segments[number - 1]) > _NEAR:
@@ -174,7 +170,7 @@ def _groups(segments: list[Segment]) -> Iterator[list[Segment]]:
 def _cut_to_segments(
     segments: list[Segment], extents: Iterator[PhysicalExtent], device: int, unfit: int
 ) -> Iterator[SharedExtent]:
-    """Yield the parts of segments in extents without ``unfit`` flags; both arguments are sorted by address."""
+    """Both ``segments`` and ``extents`` are sorted by address."""
     extent = next(extents, None)
     for segment in segments:
         shift, end = segment.start - segment.address, _end_address(segment)
