@@ -67,7 +67,8 @@ class Console:
         self.log(str(error))
         # The problems of a manifest start with FILE:LINE:, which editors parse, so they get no prefix.
         with contextlib.suppress(UsageError):  # if stderr cannot be written, the exit code still reports the error
-            self._to_stderr(str(error) if isinstance(error, ManifestError) else f"batchdiff: {error}")
+            is_list = isinstance(error, ManifestError)
+            self._to_stderr(str(error) if is_list else f"batchdiff: {printable(str(error))}")
         self.event("error", message=error.reason, remedy=error.remedy, exit_code=error.exit_code)
 
     def warn(self, text: str) -> None:

@@ -20,7 +20,7 @@ from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.linux.call_failures import explain
 from batchdiff.linux.permissions import Deed
 from batchdiff.qcow2.entries import Origin
-from batchdiff.quoting import show
+from batchdiff.quoting import escape, show
 from batchdiff.units import SECTOR, align_up
 
 
@@ -110,7 +110,7 @@ def open_part(path: str, what: str, image: str, observer: ReadObserver | None) -
         raise ImageError(
             f"cannot use {image}",
             path=image,
-            why=f"its {what} {path} is missing",
+            why=f"its {what} {escape(path)} is missing",
             remedy="Bring the file back. If it was moved or renamed, correct its name in the image.",
         ) from error
     except OSError as error:
@@ -128,7 +128,7 @@ def open_part(path: str, what: str, image: str, observer: ReadObserver | None) -
         raise ImageError(
             f"cannot use {image}",
             path=image,
-            why=f"its {what} {path} is not a regular file",
+            why=f"its {what} {escape(path)} is not a regular file",
             remedy="Put a regular file there. If a block device is there, and you trust the image, you can convert"
             " the image to a single file with `qemu-img convert` instead.",
         )

@@ -34,6 +34,11 @@ def test_how_much_is_said(capsys, verbosity, kinds):
     assert said.out == "a result\n"
 
 
+def test_a_name_in_an_error_cannot_forge_a_line(capsys):
+    Console(0).error(BatchdiffError("cannot open /srv/x\nbatchdiff: all is well\x1b[2J"))
+    assert capsys.readouterr().err == "batchdiff: cannot open /srv/x\\nbatchdiff: all is well\\x1b[2J\n"
+
+
 def test_a_program_gets_events_instead_of_results(capsys):
     console = Console(json=True)
     console.result("a result")

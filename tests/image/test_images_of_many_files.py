@@ -205,6 +205,17 @@ def test_a_fifo_in_the_data_files_place_does_not_block(tmp_path):
     assert "is not a regular file" in refusal(with_data_file(tmp_path, tmp_path / "fifo"))
 
 
+@pytest.mark.parametrize("kind", ["missing", "fifo"])
+def test_a_name_behind_a_link_cannot_forge_a_line(tmp_path, kind):
+    target = tmp_path / "x\nbatchdiff: all is well\x1b[2J"
+    if kind == "fifo":
+        os.mkfifo(target)
+    (tmp_path / "link").symlink_to(target)
+    said = refusal(with_data_file(tmp_path, tmp_path / "link"))
+    assert r"x\nbatchdiff: all is well\x1b[2J" in said
+    assert said.isprintable()
+
+
 @pytest.mark.parametrize("naming", [named, with_data_file])
 def test_a_block_device_is_refused(tmp_path, naming):
     os.mknod(tmp_path / "d", 0o600 | 0o060000, os.makedev(7, 0))
