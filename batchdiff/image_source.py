@@ -7,10 +7,7 @@ import enum
 from batchdiff.frozen import frozen
 
 MAX_CHAIN = 200
-"""The maximum number of images in a chain, the top one included (docs/deep-chains.md).
-
-libvirt has the same limit, and QEMU needs a minute to open a chain of 1,000 images.
-"""
+"""The maximum number of images in a chain, the top one included (docs/deep-chains.md)."""
 
 
 class ImageFormat(enum.StrEnum):
@@ -34,11 +31,10 @@ class ImageSource:
     ``path`` is absolute, or empty for an image that is not opened by its path. It has no symbolic links, but the
     last component of a block device's path (/dev/vg/lv) may be one.
 
-    ``backing`` lists the images below this one, the nearest first. ``secret_file``: the absolute path of the file
-    with an encrypted image's secret, or of a descriptor (/dev/fd/3). ``allow_folders``: the folders in which,
-    besides the image's own, its extents and data file may be, as absolute paths without symbolic links.
-    ``other_files``: the paths of these extents or this data file, in the order in which the image names them;
-    empty also if they are not known yet.
+    ``backing``: the images below this one, the nearest first. ``secret_file``: an absolute path, also of a
+    descriptor (/dev/fd/3). ``allow_folders``: where, besides the image's own folder, its extents and data file may
+    be, as absolute paths without symbolic links. ``other_files``: these extents or this data file, in the order in
+    which the image names them; empty also if they are not known yet.
     """
 
     path: str
@@ -50,7 +46,7 @@ class ImageSource:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The paths of the chain's images, this one first, then those of their known extents and data files."""
+        """The paths of the chain's images, from this one down, then of their known extents and data files."""
         chain = (self, *self.backing)
         others = (path for image in chain for path in image.other_files)
         return (*(image.path for image in chain), *others)

@@ -1,4 +1,4 @@
-"""The files and devices below a block device, traced through partitions, loop devices, device-mapper etc.
+"""The files and block devices that store an image.
 
 ::
 
@@ -18,18 +18,17 @@ from batchdiff.files.identity import Identity, identity_of
 
 _BLOCK = "/sys/dev/block"
 _VIRTUAL = ("/sys/devices/virtual/", "/sys/devices/tcm_loop", "/sys/devices/rbd")
-"""The beginnings of sysfs folders of virtual devices. Their content can come from anywhere, even from a file on
-this machine."""
+"""The content of these devices can come from anywhere, even from a file on this machine."""
 
 
 _OF_ISCSI = re.compile(r"/host[0-9]+/session[0-9]+/")
-"""Part of the sysfs folder of an iSCSI disk, whose target can be on this machine, too."""
+"""The target of an iSCSI disk can be on this machine, too."""
 
 
 class Underlying(NamedTuple):
     """The files and block devices that store images. ``traced``: whether all are known.
 
-    A file is not traced further: the device of its filesystem is not included.
+    The devices of the files' filesystems are not included.
     """
 
     files: frozenset[Identity]
@@ -37,10 +36,9 @@ class Underlying(NamedTuple):
 
 
 def underlying(path: str) -> Underlying:
-    """Return an image's own file or block device, and the files and devices below that device.
+    """Return an image's file or block device, and the files and devices below it.
 
-    ``traced`` is False if one of them cannot be identified, or if a device has an unknown source, as a ZFS volume
-    or a device of nbd has.
+    ``traced`` is False if one of them cannot be identified, or if a device has an unknown source (nbd, ZFS).
     """
     files: set[Identity] = set()
     traced = True
@@ -65,10 +63,7 @@ def all_underlying(paths: tuple[str, ...]) -> Underlying:
 
 
 def _below(device: int) -> list[Identity | None] | None:
-    """Return the files and devices directly below a block device: an empty list for a real disk, None if unknown.
-
-    In the list, None stands for a file or device that cannot be identified.
-    """
+    """Return the files and devices directly below; none for a real disk, None if unknown."""
     folder = os.path.realpath(f"{_BLOCK}/{os.major(device)}:{os.minor(device)}")
     if os.path.exists(f"{folder}/partition"):
         return [_numbered(os.path.dirname(folder))]
@@ -85,7 +80,6 @@ def _below(device: int) -> list[Identity | None] | None:
 
 
 def _numbered(folder: str) -> Identity | None:
-    """Return the identity of the block device that a sysfs folder describes; None if its number cannot be read."""
     major, _, minor = (_line(f"{folder}/dev") or "").partition(":")
     return ("device", os.makedev(int(major), int(minor)), 0) if major and minor else None
 

@@ -1,15 +1,12 @@
-"""The extents of a file on btrfs as the filesystem's tree records them, compressed or not.
+"""The extents of a file on btrfs as the filesystem's tree records them.
 
 ::
 
     file          | 4 KiB of X | 128 KiB of Y | 8 KiB of X |
     on disk       X: 64 KiB, kept whole while any part of it is used     Y: 20 KiB, compressed
 
-st_blocks and FIEMAP report lengths in the file. The tree also has lengths on disk, and lists an extent once for
-each part of it that the file uses. Searching the tree needs CAP_SYS_ADMIN.
-
-If two files share 4 KiB of a 128 MiB extent, and one of them is deleted, the other keeps the whole extent in use.
-XFS frees block by block.
+FIEMAP reports lengths in the file. The tree also has lengths on disk, and lists an extent once for each part of it
+that the file uses. Searching the tree needs CAP_SYS_ADMIN.
 
 Source: Linux ``include/uapi/linux/btrfs.h`` (BTRFS_IOC_TREE_SEARCH_V2) and ``include/uapi/linux/btrfs_tree.h``
 (struct btrfs_file_extent_item).
@@ -35,23 +32,18 @@ _KEY = struct.Struct("=7Q4I4Q")
 _ARGUMENTS = struct.Struct("=7Q4I4QQ")
 _HEADER = struct.Struct("=QQQII")
 _ON_DISK = struct.Struct("<QQBBHBQQQQ")
-"""struct btrfs_file_extent_item: generation, bytes in memory, compression, encryption, other encoding, type; then,
-unless the data is inline, address and length on disk, offset in the unpacked extent, length in the file."""
+"""struct btrfs_file_extent_item."""
 
 _TYPE_AT = 20
 
 _EXTENT_DATA = 108
 _INLINE = 0
 _BUFFER = 1 << 18
-"""Bytes requested at a time: enough for 3,000 extents."""
 _LAST = (1 << 64) - 1
 
 
 class StoredExtent(NamedTuple):
-    """``length`` bytes of a file from ``logical`` on, and the extent that holds them or is reserved for them.
-
-    The extent is ``disk_bytes`` long, and identified by ``physical``, its address in the filesystem.
-    """
+    """``length`` bytes of a file from ``logical`` on, in an extent of ``disk_bytes`` at address ``physical``."""
 
     logical: int
     length: int
@@ -69,7 +61,7 @@ def is_btrfs(fd: int) -> bool:
 
 
 def filesystem_uuid(fd: int) -> bytes:
-    """Return the UUID of a file's btrfs filesystem, the same in all subvolumes; empty on other filesystems."""
+    """Return the UUID of a file's btrfs, the same in all subvolumes; empty if unknown."""
     try:
         found = fcntl.ioctl(fd, _FS_INFO, bytes(_FS_INFO_BYTES))
     except OSError:
@@ -78,10 +70,10 @@ def filesystem_uuid(fd: int) -> bytes:
 
 
 def stored_extents(fd: int, path: str) -> Iterator[StoredExtent]:
-    """Yield the extents of an open file on btrfs in the order of their offsets, except holes and inline data.
+    """Yield a file's extents on btrfs in the order of their offsets, except holes and inline data.
 
     :raises OSError: the tree cannot be searched; EPERM without CAP_SYS_ADMIN.
-    :raises ImageError: the file's data cannot be written out, or FIEMAP fails.
+    :raises ImageError: FIEMAP fails.
     """
     # This writes the file out and updates the tree: even the extents of a synced file may be only in the log.
     physical_extents(fd, path, 0, 1)

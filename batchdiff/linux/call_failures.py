@@ -1,13 +1,13 @@
-"""Explanations of failed system calls: the cause, found by examining the files concerned, and a remedy.
+"""Explanations of failed system calls: the cause and a remedy.
 
 ::
 
     OSError(EPERM, vm.img -> vm.img.batchdiff-original)
-        | the attempted operation, and the files as they are now: attributes, mounts, owners, projects, limits
+        | the attempted operation, and the files as they are now
         v
     "vm.img is immutable (attribute i, ...), ..."    "If nothing depends on that, run `chattr -i vm.img`, ..."
 
-A remedy never names a verb of batchdiff, because many verbs can fail in these ways.
+No remedy names a verb of batchdiff: many verbs can fail in these ways.
 
 Source: errno(3), rename(2), unlink(2).
 """
@@ -37,7 +37,6 @@ from batchdiff.linux.permissions import (
 
 AGAIN = "then run the same command again."
 UNDO_SECOND_NAME = "Find out how the file got its second name (bind mount, hard or symbolic link), and undo that."
-"""The advice if a file turns out to have a second name that it should not have."""
 
 
 def how_to_remove(path: str) -> str:
@@ -46,7 +45,7 @@ def how_to_remove(path: str) -> str:
 
 
 class Fault(NamedTuple):
-    """A cause and its remedy. ``why`` is a clause, ``remedy`` whole sentences."""
+    """A cause, as a clause, and its remedy, in whole sentences."""
 
     why: str
     remedy: str
@@ -70,7 +69,7 @@ class _Case(NamedTuple):
 
 @contextmanager
 def naming(path: str) -> Iterator[None]:
-    """Add the path to a system error that names no file, such as one from write()."""
+    """Add the path to a system error that names no file."""
     try:
         yield
     except OSError as error:
@@ -80,7 +79,7 @@ def naming(path: str) -> Iterator[None]:
 
 
 def explain(error: OSError, deed: Deed | None = None, path: str = "") -> Fault:
-    """Return why a call failed, and a remedy. If given, ``deed`` and ``path`` replace what the error shows."""
+    """Return why a call failed, and a remedy. ``deed`` and ``path`` replace those that the error shows."""
     path = path or _text(error.filename)
     case = _Case(error, deed or _deed(error, path), path, _text(error.filename2))
     return _CAUSES.get(error.errno or 0, _other)(case)
@@ -102,7 +101,6 @@ def obstacle(deed: Deed, path: str) -> Fault | None:
 
 
 def _deed(error: OSError, path: str) -> Deed:
-    """Infer the attempt from an error."""
     # Only a rename, or a link, has two names. Of the attempts with one name, only creating needs no existing file.
     if error.filename2 is not None:
         return Deed.RENAME
@@ -166,7 +164,6 @@ def _without_capabilities(case: _Case) -> Fault | None:
 
 
 def _unexplained(case: _Case) -> Fault:
-    """Explain a refusal that owners and modes do not account for, or that concerns an unknown file."""
     label = confinement()
     confined = f" This process is confined as {label}." if label else ""
     allowed = ", though owners and modes allow it:" if case.path else ": owners or modes,"

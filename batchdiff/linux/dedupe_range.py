@@ -1,11 +1,11 @@
-"""Let a file share blocks of another file that hold equal bytes; the kernel compares them first (FIDEDUPERANGE).
+"""Let a file share equal blocks of another; the kernel compares them first (FIDEDUPERANGE).
 
 ::
 
-    source    | ... A ... |      opened to read; its content and times stay as they are
+    source    | ... A ... |      its content and times stay as they are
                     ^
     target    | ... A ... |      the kernel locks both, writes them out, compares, and only if all bytes
-                                 are equal lets the target refer to the source's blocks instead of its own
+                                 are equal lets the target refer to the source's blocks
 
 Both files stay locked to the end, and both copies are on disk, so no byte of the target ever changes, even in a
 crash. The target keeps its times (on XFS and btrfs in Linux 6.18, even ctime). It need not be open for writing if
@@ -28,11 +28,10 @@ from batchdiff.linux.permissions import Deed, lacking_access
 from batchdiff.units import MIB
 
 _DEDUPE_RANGE = 0xC0189436
-"""FIDEDUPERANGE, which is called on the source."""
+"""FIDEDUPERANGE."""
 
 AT_ONCE = 16 * MIB
-"""The most bytes to compare in a call, a typical limit according to ioctl_fideduperange(2). Both files are
-locked during the call: for 5 ms, if all pages are in memory."""
+"""The most bytes to compare in a call, a typical limit according to ioctl_fideduperange(2)."""
 
 _RANGE = struct.Struct("=QQHHI")
 _TARGET = struct.Struct("=qQQiI")
@@ -74,7 +73,7 @@ def is_supported(source: int, target: int) -> bool | None:
 
 
 def explain_refusal(error: OSError, source: int, target: str) -> Fault:
-    """Return why the kernel refused to let the file at ``target`` share blocks of an open file, and a remedy."""
+    """Return why :func:`dedupe` failed for the path ``target``, and a remedy."""
     kind = filesystem_of(source) or "the filesystem"
     if error.errno in _UNSUPPORTED:
         return Fault(f"{kind} cannot share blocks between files", "Use `strategy: overlay` for this guest.")

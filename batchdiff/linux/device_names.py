@@ -1,4 +1,4 @@
-"""Names of block devices: recognise those that may refer to another disk after a reboot, and find lasting ones.
+"""Names of block devices: those that may refer to another disk after a reboot, and those that last.
 
 ::
 
@@ -26,14 +26,14 @@ _NUMBERED = re.compile(
     r"|(?:nvme\d+(?:c\d+)?n|loop|nbd|rbd|md|md_d|zd|mmcblk|pmem|bcache|ublkb|nullb|sr|zram|ram)\d+(?:p\d+|boot\d+)?"
     r"|dm-\d+"
 )
-"""The kernel's own names of disks and partitions. drbd is not among them: its configuration fixes its numbers."""
+"""Without drbd: its configuration fixes its numbers."""
 
 _PARTITION_OF_NUMBERED = re.compile(r"mapper/(?:loop|nbd)[0-9]+p[0-9]+")
-"""Names that kpartx gives the partitions of such a device."""
+"""Names that kpartx makes."""
 _NUMBERED_FOLDERS = ("block/", "disk/by-diskseq/", "disk/by-loop-inode/")
 _COPIED_FOLDERS = ("disk/by-uuid/", "disk/by-label/", "disk/by-partuuid/", "disk/by-partlabel/")
 _LEAST_WANTED = ("mapper/", "disk/by-id/", "disk/by-path/", "disk/")
-"""Folders of lasting names, the most descriptive first; /dev/vg/lv and the like come before all of these."""
+"""The most descriptive first; /dev/vg/lv and the like come before all of these."""
 
 _NO_DISKS = {"bus", "char", "cpu", "dri", "hugepages", "input", "mqueue", "net", "pts", "shm", "snd"}
 _MOST_LINKS = 40
@@ -43,8 +43,8 @@ _MOST_LINKS = 40
 def image_path(path: str) -> str:
     """Return the absolute path by which an image is opened and recorded.
 
-    All symbolic links are resolved, but the last component of a block device's path is kept, unless the path leads
-    into /proc: a link such as /dev/vg/lv lasts, but the /dev/dm-3 that it points to does not.
+    The last component of a block device's path is kept, unless the path leads into /proc: /dev/vg/lv lasts, but
+    not the /dev/dm-3 that it points to.
     """
     folder, name = os.path.split(path)
     named = os.path.join(os.path.realpath(folder), name)
@@ -54,7 +54,7 @@ def image_path(path: str) -> str:
 
 
 def device_number(path: str) -> int | None:
-    """Return the device number of the block device that a path resolves to; None if no such device is found."""
+    """Return the number of the block device that a path resolves to; None if none is found."""
     try:
         info = os.stat(path)
     except (OSError, ValueError):
@@ -63,10 +63,7 @@ def device_number(path: str) -> int | None:
 
 
 def is_among_devices(path: str) -> bool:
-    """Return whether an absolute path is in /dev, which is in memory: a file written there is lost at a reboot.
-
-    Paths in /dev/shm, which is meant for such files, do not count.
-    """
+    """Return whether an absolute path is in /dev, where files are lost at a reboot; /dev/shm does not count."""
     return path.startswith(f"{_DEV}/") and not path.startswith(f"{_MEMORY_DISKS}/")
 
 
@@ -90,15 +87,15 @@ def fleeting(path: str) -> str:
 
 
 def lasting_alias(number: int) -> str | None:
-    """Return the best lasting name of the block device with a number (``st_rdev``); None if there is none."""
+    """Return the best lasting name of a block device, given its ``st_rdev``; None if none is found."""
     found = [path for path in _names() if device_number(path) == number and not fleeting(path)]
     return min(found, key=_preference, default=None)
 
 
 def _first_in_dev(path: str) -> str:
-    """Return the first name in /dev along a path's links, beginning with the path; the last if none is in /dev.
+    """Follow a path's links to the first name in /dev, or to the last name.
 
-    Links within /dev are not followed: udev keeps them up to date. Links elsewhere never change by themselves.
+    Links within /dev are not followed: udev keeps them up to date.
     """
     for _ in range(_MOST_LINKS):
         target = None if path.startswith(f"{_DEV}/") else _target(path)

@@ -32,7 +32,7 @@ _UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.ENOSYS}
 
 
 class ExtentFlag(enum.IntFlag):
-    """Flags of an extent, ``FIEMAP_EXTENT_*`` in the kernel's header."""
+    """Flags of an extent, ``FIEMAP_EXTENT_*``."""
 
     LAST = 0x1
     UNKNOWN = 0x2
@@ -47,7 +47,7 @@ class ExtentFlag(enum.IntFlag):
 
 
 class PhysicalExtent(NamedTuple):
-    """``length`` bytes of a file from ``logical`` on, stored at ``physical``, an address in the filesystem."""
+    """``length`` bytes of a file from ``logical`` on; ``physical``: an address in the filesystem."""
 
     logical: int
     physical: int
@@ -57,7 +57,7 @@ class PhysicalExtent(NamedTuple):
 
 @frozen(eq=False)
 class ExtentTable:
-    """Extents of a file in columns, in the order of their offsets. Places and lengths are in bytes."""
+    """Extents of a file in columns, in the order of their offsets."""
 
     logical: npt.NDArray[np.int64]
     physical: npt.NDArray[np.int64]
@@ -73,7 +73,7 @@ class ExtentTable:
         return ExtentTable(self.logical[kept], self.physical[kept], self.length[kept], self.flags[kept])
 
     def equals(self, other: ExtentTable) -> bool:
-        """Return whether both tables have equal extents in the same order."""
+        """Return whether both have equal extents in the same order."""
         names = PhysicalExtent._fields
         return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in names)
 
@@ -90,20 +90,18 @@ def physical_extents(
     """Return the extents that overlap bytes ``start`` to ``end``; None if the filesystem does not report extents.
 
     The kernel first writes out data that is not on disk yet. ``having``: return only extents with at least one
-    of these flags, which takes a thirtieth of the time if few have one; 0 for all extents.
+    of these flags; 0 for all.
 
-    :raises ImageError: the data cannot be written out, or the extents cannot be read; also raised by the iterator.
+    :raises ImageError: the extents cannot be read; also raised by the iterator.
     """
     first = _first(fd, path, start, end)
     return None if first is None else _each(_all(fd, path, first, end), having)
 
 
 def extent_table(fd: int, path: str, *, having: int) -> ExtentTable | None:
-    """Return all extents of a file as one table, without an object for each.
+    """Return a file's extents as one table; ``having`` and None: see :func:`physical_extents`.
 
-    ``having`` and None have the same meaning as in :func:`physical_extents`.
-
-    :raises ImageError: the data cannot be written out, or the extents cannot be read.
+    :raises ImageError: the extents cannot be read.
     """
     first = _first(fd, path, 0, _WHOLE)
     if first is None:
@@ -132,7 +130,7 @@ def _each(batches: Iterator[_Records], having: int) -> Iterator[PhysicalExtent]:
 
 
 def failed_map(path: str, error: OSError) -> ImageError:
-    """Return the error for a file whose extents the filesystem cannot list."""
+    """Return the error for a file whose extents cannot be listed."""
     return ImageError(
         f"cannot determine where {path} is on its disk",
         path=path,

@@ -26,7 +26,7 @@ _FLAGS, _MORE = struct.Struct("=I"), struct.Struct("=5I8x")
 _NOCOW = 0x00800000
 
 _EARLY = {0x00000004: "COMPR", 0x00000400: "NOCOMP", _NOCOW: "NOCOW", 0x02000000: "DAX"}
-"""Flags that decide how data is stored, so they must be set before the first byte is written."""
+"""Flags that must be set before the first byte is written."""
 
 _LATE = {
     0x00000001: "SECRM",
@@ -37,17 +37,14 @@ _LATE = {
     0x00004000: "JOURNAL_DATA",
     0x00008000: "NOTAIL",
 }
-"""Flags that are set once everything is written: SYNC and JOURNAL_DATA slow down every write."""
+"""Flags that are set last: SYNC and JOURNAL_DATA slow down every write."""
 
 _PLACES = 0x00000001 | 0x00002000 | 0x00004000
-"""REALTIME, NODEFRAG, FILESTREAM: where XFS allocates blocks, and whether xfs_fsr may move them."""
+"""REALTIME, NODEFRAG, FILESTREAM."""
 
 _UNITS = 0x00000800 | 0x00010000
-"""EXTSIZE, COWEXTSIZE: how many blocks XFS allocates at a time.
-
-They are not copied: QEMU by default sets a hint of 1 MiB on images that it creates, which can double the size of a
-thin overlay.
-"""
+"""EXTSIZE, COWEXTSIZE: not copied, because QEMU by default sets 1 MiB on images that it creates, which can double
+the size of a thin overlay."""
 
 
 _PREALLOC = 0x00000002
@@ -73,8 +70,8 @@ class _More(NamedTuple):
 def set_early_flags(source: int, target: int) -> list[str]:
     """Give an empty file the source's project, hints in ``_PLACES`` and flags in ``_EARLY``; return what failed.
 
-    Also clear the hints in ``_UNITS`` and, as far as possible, the flags in ``_LATE``. A source that cannot have
-    flags or a project (a block device, a file on NFS) counts as one that has no flag set; then the project stays.
+    Also clear the hints in ``_UNITS`` and, if possible, the flags in ``_LATE``. If the source cannot have a
+    project (a block device, a file on NFS), the target's stays.
     """
     # Errors are ignored here: set_late_flags reports each flag that is still set only on the target.
     _set_flags(target, 0, _LATE)
@@ -87,28 +84,28 @@ def set_early_flags(source: int, target: int) -> list[str]:
 
 
 def set_late_flags(source: int, target: int) -> list[str]:
-    """Set or clear the flags in ``_LATE`` to match the source's, and return what failed."""
+    """Match the source's flags in ``_LATE``, and return what failed."""
     return _set_flags(target, _flags(source), _LATE)
 
 
 def is_overwritten(fd: int) -> bool:
     """Return whether a file has the flag NOCOW.
 
-    btrfs overwrites unshared blocks of such a file in place, and keeps no checksums of its data.
+    btrfs overwrites its unshared blocks in place, and keeps no checksums of its data.
     """
     return bool(_flags(fd) & _NOCOW)
 
 
 def was_preallocated(fd: int) -> bool:
-    """Return whether XFS has noted that a program reserved space for a file; other filesystems do not note it."""
+    """Return whether XFS has noted that a program reserved space for a file."""
     return bool(_more(fd).flags & _PREALLOC)
 
 
 def _set_flags(target: int, wanted: int, names: dict[int, str]) -> list[str]:
-    """Set or clear each of the named flags as wanted, and return what failed.
+    """Set or clear the named flags, and return what failed.
 
-    They are changed one at a time, because a filesystem refuses the whole call for one flag that it does not know.
-    Flags are cleared before others are set, because COMPR excludes NOCOW.
+    One at a time, because a filesystem refuses the whole call for one flag that it does not know; and some are
+    cleared before others are set, because COMPR excludes NOCOW.
     """
     differing = [flag for flag in names if (wanted ^ _flags(target)) & flag]
     lost = []
@@ -132,10 +129,7 @@ def _set_hints(target: int, wanted: _More) -> list[str]:
 
 
 def _set_project(target: int, wanted: int) -> list[str]:
-    """Give the file a project, unless its folder imposes another; return what failed.
-
-    A file of a different project could not be renamed in that folder.
-    """
+    """Keep a project that the folder imposes: a file of another could not be renamed there."""
     now = _more(target)
     if now.project == wanted:
         return []
@@ -146,7 +140,7 @@ def _set_project(target: int, wanted: int) -> list[str]:
 
 
 def _folder_gives_project(fd: int) -> bool:
-    """Return whether a file's folder gives new files its own project; True if the folder cannot be opened."""
+    """Return True also if the folder cannot be opened."""
     try:
         folder = os.open(os.path.dirname(os.readlink(f"/proc/self/fd/{fd}")), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -176,7 +170,7 @@ def _more_if_any(fd: int) -> _More | None:
 
 
 def _try(fd: int, request: int, argument: bytes) -> str:
-    """Call an ioctl; return the reason in parentheses if it fails, otherwise an empty string."""
+    """Return the reason for a failure in parentheses; empty without one."""
     try:
         fcntl.ioctl(fd, request, argument)
     except OSError as error:

@@ -36,17 +36,14 @@ class InodeLock(NamedTuple):
 
 
 class Project(NamedTuple):
-    """A quota project.
-
-    ``inherited``: whether it is that of a folder that gives it to new files and refuses files of other projects.
-    """
+    """A quota project. ``inherited``: it is that of a folder that gives it to new files."""
 
     number: int
     inherited: bool
 
 
 def lock_in(fd: int) -> InodeLock | None:
-    """Return the attribute that locks an open file or folder; None if there is none or it is unknown."""
+    """Return the attribute that locks an open file or folder; None if none is found."""
     with contextlib.suppress(OSError):
         flags = _FLAGS.unpack(fcntl.ioctl(fd, GET_FLAGS, _FLAGS.pack(0)))[0]
         if flags & _IMMUTABLE:
@@ -57,7 +54,7 @@ def lock_in(fd: int) -> InodeLock | None:
 
 
 def lock_on(path: str) -> InodeLock | None:
-    """Return the attribute that locks a file or folder; None if there is none or it is unknown."""
+    """Return the same as :func:`lock_in` for a path."""
     with contextlib.suppress(OSError, ValueError):
         fd = _opened(path)
         try:
@@ -68,7 +65,7 @@ def lock_on(path: str) -> InodeLock | None:
 
 
 def project_of(path: str) -> Project | None:
-    """Return the quota project of the file or folder at a path; None if it cannot be determined."""
+    """Return the quota project of a file or folder; None if it is unknown."""
     with contextlib.suppress(OSError, ValueError):
         fd = _opened(path)
         try:

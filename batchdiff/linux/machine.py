@@ -16,18 +16,14 @@ _GROUPS = "/sys/fs/cgroup"
 
 
 def usable_cpus() -> int:
-    """Return the number of CPUs that this process may run on.
-
-    taskset and the CPU sets of cgroups limit it; quotas of CPU time do not.
-    """
+    """Return the number of CPUs that this process may run on; quotas of CPU time do not count."""
     return len(os.sched_getaffinity(0))
 
 
 def available_memory() -> int | None:
-    """Return the bytes that are available without swapping, within the limits of cgroups (v2); None if unknown.
+    """Return the bytes available without swapping, within the limits of cgroups (v2); None if unknown.
 
-    A cgroup's whole limit counts, not only the unused part, because page cache can take up most of it and can be
-    reclaimed.
+    A cgroup's whole limit counts, because page cache can take up most of it and can be reclaimed.
     """
     known = [size for size in (_available(), *map(_limit, _own_groups())) if size is not None]
     return min(known, default=None)
@@ -42,7 +38,7 @@ def _available() -> int | None:
 
 
 def _own_groups() -> list[str]:
-    """Return the folders of this process's cgroup (v2) and of those above it; none if unknown."""
+    """Return the folders of this process's cgroup and of those above it."""
     with contextlib.suppress(OSError), open(_OWN_GROUPS, encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
             if line.startswith("0::/"):
@@ -52,7 +48,7 @@ def _own_groups() -> list[str]:
 
 
 def _limit(group: str) -> int | None:
-    """Return a cgroup's memory limit in bytes; None if it has none, or the limit cannot be read."""
+    """Return the limit in bytes; None if it is "max" or cannot be read."""
     with contextlib.suppress(OSError, ValueError), open(f"{group}/memory.max", encoding="ascii") as file:
         return int(file.read())
     return None

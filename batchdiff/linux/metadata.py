@@ -1,7 +1,6 @@
 """Give a new file the owner, mode, attributes and flags of the file whose place it takes.
 
-Access control lists (acl(5)) and SELinux labels are extended attributes. A new file inherits attributes and flags
-from its folder, and gets those of the other file in these steps::
+A new file inherits attributes and flags from its folder, and gets those of the other file in these steps::
 
     open(0600)        for its owner only: the mode also limits an inherited ACL
     prepare           clear what was inherited, set what must precede the first byte
@@ -28,16 +27,16 @@ _OF_ONE_FILE = (
     "trusted.SGI_ACL_",  # XFS lists its ACL under this name too
     "trusted.overlay.",  # overlayfs: records such as where the file's data is
 )
-"""Attributes that apply to one file only, or appear by themselves: neither copied nor removed."""
+"""Attributes that apply to one file only, or appear by themselves."""
 
 _STORAGE = "btrfs."
-"""The prefix of attributes that decide how data is stored, and must be set before the first byte is written."""
+"""The prefix of attributes that must be set before the first byte is written."""
 
 
 def prepare(source: int, target: int) -> list[str]:
-    """Clear what an empty file inherited and the source lacks, and set what must precede the first byte.
+    """Clear inherited metadata of an empty file, and set what must precede the first byte.
 
-    Return which flags, allocation hints and project could not be kept, as words for "could not keep ...".
+    Return the lost flags, hints and project, as words for "could not keep ...".
 
     :raises OSError: attributes cannot be listed.
     """
@@ -54,10 +53,10 @@ def prepare(source: int, target: int) -> list[str]:
 
 
 def copy_metadata(source: int, target: int) -> list[str]:
-    """Give a prepared and written file the source's metadata, except a block device's mode.
+    """Give a prepared and written file the source's metadata, except a block device's mode and ACL.
 
-    If owner, group or ACL cannot be kept, the mode is narrowed as far as needed, so that no user but the file's
-    owner gains access. Return what differs in the end, as words for "could not keep ...".
+    If owner, group or ACL cannot be kept, the mode is narrowed, so that no user but the file's owner gains access.
+    Return the differences that are left, as words for "could not keep ...".
 
     :raises OSError: attributes cannot be listed.
     """
@@ -71,8 +70,6 @@ def copy_metadata(source: int, target: int) -> list[str]:
 
 def limit_mode(target: int, others: Iterable[int]) -> None:
     """Narrow the mode of a file that has content of ``others``: only its owner may gain access to that content.
-
-    The owner's bits stay. If one of ``others`` has another owner, group or ACL, all other permissions are removed.
 
     :raises OSError: attributes cannot be listed, or the mode cannot be changed.
     """
@@ -95,7 +92,7 @@ def _copy_owner(source: int, target: int, reasons: dict[str, str]) -> None:
 
 
 def _copy_attributes(source: int, target: int, reasons: dict[str, str]) -> None:
-    """Set or remove differing attributes, but do not copy an ACL to a file of another group."""
+    """Match the source's attributes, but copy no ACL to a file of another group."""
     given, found = _kept_attributes(source), _attributes(target)
     if os.fstat(target).st_gid != os.fstat(source).st_gid:
         given.pop(_ACL, None)
@@ -109,7 +106,7 @@ def _copy_attributes(source: int, target: int, reasons: dict[str, str]) -> None:
 
 
 def _kept_attributes(source: int) -> dict[str, bytes | None]:
-    """Return the attributes to copy: not a device's ACL, which controls access to a disk, as its mode does."""
+    """Leave out a device's ACL, which controls access to a disk."""
     attributes = _attributes(source)
     if not stat.S_ISREG(os.fstat(source).st_mode):
         attributes.pop(_ACL, None)
@@ -117,14 +114,14 @@ def _kept_attributes(source: int) -> dict[str, bytes | None]:
 
 
 def _copy_mode(source: int, target: int, reasons: dict[str, str]) -> None:
-    """Set the mode, as the last step: chown clears its set-id bits, and setting an ACL changes its group bits."""
+    """Set the mode last: chown clears its set-id bits, and setting an ACL changes its group bits."""
     # A device's mode controls access to a disk, so it is not copied.
     if stat.S_ISREG(os.fstat(source).st_mode):
         _attempt(reasons, _mode(source), os.fchmod, target, _safe_mode(source, target))
 
 
 def _safe_mode(source: int, target: int) -> int:
-    """Return the source's mode, without bits that would add rights because owner, group or ACL was not kept."""
+    """Leave out bits that would add rights because owner, group or ACL was not kept."""
     old, new = os.fstat(source), os.fstat(target)
     mode = stat.S_IMODE(old.st_mode)
     if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
@@ -168,7 +165,6 @@ def _inherited(name: str) -> str:
 
 
 def _attempt(reasons: dict[str, str], what: str, call: Callable[..., None], *arguments: object) -> bool:
-    """Call a function; if it raises OSError, record the reason for ``what``, and return False."""
     try:
         call(*arguments)
     except OSError as error:
@@ -179,9 +175,7 @@ def _attempt(reasons: dict[str, str], what: str, call: Callable[..., None], *arg
 
 
 def _attributes(fd: int) -> dict[str, bytes | None]:
-    """Return the extended attributes, except ``_OF_ONE_FILE``, with their values; empty if unsupported.
-
-    An attribute that cannot be read has the value None.
+    """Return the extended attributes, except ``_OF_ONE_FILE``; the value is None if it cannot be read.
 
     :raises OSError: they cannot be listed, so it is unknown who may read the file.
     """

@@ -5,9 +5,6 @@
     XFS      a block of the guest is freed once no file has it
     btrfs    | extent of the guest: 128 MiB                    |     the whole extent is freed once no file has
              | shared | changed later: other extents | shared  |     any block of it; until then, none of it is
-
-The kernel reports which blocks other files have as well: these stay allocated when the guest gives them up.
-Sharing a range can split an extent of the guest's file into three, and XFS may need further blocks to list these.
 """
 
 from __future__ import annotations
@@ -33,10 +30,8 @@ from batchdiff.linux.fiemap import NO_EXTENTS, ExtentFlag, ExtentTable, extent_t
 from batchdiff.linux.mounts import filesystem_of
 
 _AT_ONCE = 4096
-"""The maximum number of ranges that are added up together."""
-
 _LISTING = 25
-"""Bytes that XFS needs to list an extent if extents are split one by one (measured with 65,536 extents)."""
+"""Bytes that XFS needs to list an extent if extents are split one by one (measured)."""
 
 _OF_OTHERS = (
     "blocks that other files or snapshots also use are freed only once no file uses them; if those files"
@@ -49,7 +44,7 @@ _WITHOUT_TREE = (
 
 @frozen
 class SharingGain:
-    """The bytes by which free space grows, how exact this number is, and why it is not exact (``note``)."""
+    """The bytes by which free space grows; ``note``: why this number is not exact."""
 
     freed: int
     exactness: Exactness = Exactness.EXACT
@@ -57,7 +52,7 @@ class SharingGain:
 
 
 def sharing_gain(guest: Image, ranges: Iterable[ShareableRange]) -> SharingGain:
-    """Return the space that is freed if all these ranges of a guest are shared with its template.
+    """Return the space that is freed if all these ranges are shared with the template.
 
     :raises ImageError, OSError: the filesystem reports an error.
     """
@@ -76,9 +71,7 @@ def sharing_gain(guest: Image, ranges: Iterable[ShareableRange]) -> SharingGain:
 
 
 def raw_sharing_gain(guest: Image, starts: Offsets, ends: Offsets, shared: ExtentTable) -> SharingGain:
-    """Return the same as :func:`sharing_gain` for ranges of a raw guest's only file, sorted and disjoint.
-
-    ``shared``: the extents of the file that other files share.
+    """Return the gain for ranges, sorted and disjoint, of a raw guest's only file.
 
     :raises ImageError, OSError: the filesystem reports an error.
     """
@@ -94,7 +87,6 @@ def _batches(ranges: Iterable[ShareableRange]) -> Iterator[list[ShareableRange]]
 
 
 def _by_file(batch: list[ShareableRange]) -> Iterator[tuple[int, Offsets, Offsets]]:
-    """Yield the layer number of each file in a batch, with the sorted starts and ends of its ranges."""
     layers, offsets, lengths = np.array([each[2:] for each in batch], dtype=np.int64).T
     for number in np.unique(layers).tolist():
         order = np.argsort(np.where(layers == number, offsets, -1), kind="stable")[-(layers == number).sum() :]
@@ -102,13 +94,13 @@ def _by_file(batch: list[ShareableRange]) -> Iterator[tuple[int, Offsets, Offset
 
 
 class _File(Protocol):
-    """One file of a guest, which gives up blocks."""
+    """A file that gives up blocks."""
 
     def drop(self, starts: Offsets, ends: Offsets) -> None:
         """Note ranges, sorted and disjoint, that will be shared."""
 
     def gain(self) -> SharingGain:
-        """Return the total space that is freed."""
+        """Return the space that is freed."""
 
 
 def _file(layer: Layer, shared: ExtentTable | None = None) -> _File:
@@ -128,10 +120,10 @@ def _file(layer: Layer, shared: ExtentTable | None = None) -> _File:
 
 @dataclass(slots=True)
 class _ByBlocks:
-    """A file whose blocks are counted as freed one by one.
+    """A file whose blocks are counted one by one.
 
-    On btrfs, which frees whole extents, the gain is then unknown: an extent may stay because other parts of it are
-    used, or overwritten parts of it, which FIEMAP does not show, may be freed with it.
+    On btrfs, the gain is then unknown: an extent may stay because other parts of it are used, or be freed with
+    overwritten parts, which FIEMAP does not show.
     """
 
     layer: Layer
@@ -143,7 +135,6 @@ class _ByBlocks:
     ranges: int = 0
 
     def drop(self, starts: Offsets, ends: Offsets) -> None:
-        """See :class:`_File`."""
         ends = _whole_blocks(self.layer.fd, ends)
         runs = (self.shared.logical, self.shared.logical + self.shared.length)
         firsts, lasts, _, _ = overlaps((starts, ends), runs)
@@ -153,14 +144,13 @@ class _ByBlocks:
         self.freed += int((ends - starts).sum()) - kept
 
     def gain(self) -> SharingGain:
-        """See :class:`_File`."""
         freed = max(self.freed - self._lists(), 0)
         if self.kept:
             return SharingGain(freed, of_sum([self.exactness, Exactness.AT_LEAST]), self.note or _OF_OTHERS)
         return SharingGain(freed, self.exactness, self.note) if freed else SharingGain(0)
 
     def _lists(self) -> int:
-        """Estimate the bytes by which XFS's list of the file's extents grows; 0 on other filesystems."""
+        """Estimate the growth of XFS's list of extents: sharing a range can split one into three."""
         if filesystem_of(self.layer.fd) != "xfs":
             return 0
         block = os.fstatvfs(self.layer.fd).f_bsize
@@ -169,7 +159,7 @@ class _ByBlocks:
 
 @dataclass(slots=True)
 class _ByExtents:
-    """A file on btrfs: its parts, the extents that hold them, and how many bytes of each part are left."""
+    """A file on btrfs: its parts, their extents, and the bytes ``left`` of each part."""
 
     layer: Layer
     starts: Offsets
@@ -193,13 +183,11 @@ class _ByExtents:
         return cls(layer, starts, lengths.copy(), physical, disk_bytes, is_shared)
 
     def drop(self, starts: Offsets, ends: Offsets) -> None:
-        """See :class:`_File`."""
         ends = _whole_blocks(self.layer.fd, ends)
         firsts, lasts, _, number = overlaps((starts, ends), (self.starts, self.ends))
         np.subtract.at(self.left, number, lasts - firsts)
 
     def gain(self) -> SharingGain:
-        """See :class:`_File`."""
         _, first, extent = np.unique(self.physical, return_index=True, return_inverse=True)
         left, shared = np.zeros(len(first), dtype=np.int64), np.zeros(len(first), dtype=np.bool_)
         np.add.at(left, extent, self.left)
@@ -212,6 +200,6 @@ class _ByExtents:
 
 
 def _whole_blocks(fd: int, ends: Offsets) -> Offsets:
-    """Return the ends of ranges, rounded up to blocks: a range that ends with its file may end within a block."""
+    """Round up to blocks: a range that ends with its file may end within a block."""
     block = os.fstatvfs(fd).f_bsize
     return -(-ends // block) * block

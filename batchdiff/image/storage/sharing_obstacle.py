@@ -1,4 +1,4 @@
-"""The reason why a guest cannot share any block with its template, and what to do about it."""
+"""The reason why a guest cannot share blocks with its template, and a remedy."""
 
 from __future__ import annotations
 

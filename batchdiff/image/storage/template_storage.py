@@ -24,10 +24,9 @@ class TemplateRisk(enum.Enum):
 
 
 def template_risk(under_template: Underlying, guest: Identity | None, retire: Retire) -> TemplateRisk:
-    """Return the risk of retiring a guest in the way that ``retire`` names.
+    """Return the risk of retiring a guest.
 
-    ``under_template``: what stores the template's chain. ``guest``: the identity of a file of the guest; None if
-    it cannot be determined.
+    ``under_template``: the storage of the template's chain. ``guest``: None if it cannot be identified.
     """
     if guest in under_template.files:
         return TemplateRisk.STORED_IN_GUEST

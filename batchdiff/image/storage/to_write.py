@@ -1,4 +1,4 @@
-"""The rule that decides which parts of an image a new image stores, and which stay holes in it.
+"""The rule for which parts of an image a new image stores, and which stay holes.
 
 ::
 
@@ -6,10 +6,9 @@
     blocks of its file        | written   | unwritten  |       |        |
     the new image             | all of it | a hole*    | hole  | all    |      * except blocks that are not zeros
 
-Planner and writer must follow one rule, so that an overlay takes the disk space that its plan predicts.
+Planner and writer share it, so that an overlay takes the disk space that its plan predicts.
 
-Unwritten blocks read as zeros, but only the filesystem vouches for that, so a writer must read them, and store any
-that are not all zeros. Zeros that were written are data.
+Only the filesystem vouches that unwritten blocks are zeros, so a writer must read them and store any that are not.
 """
 
 from __future__ import annotations
@@ -25,24 +24,24 @@ from batchdiff.qcow2.entries import Origin
 
 
 class ToWrite(enum.Enum):
-    """The amount of a part that is written to the new image."""
+    """The amount of a part that is written."""
 
     ALL = "the whole part is written"
     NONZERO = "only blocks that are not zeros are written, and a plan counts no bytes of the part"
 
 
 class WriteRule:
-    """The rule for one image, with the unwritten blocks that its files had when this object was created."""
+    """The rule for one image; its unwritten blocks are those at the time of creation."""
 
     def __init__(self, image: Image, *, known: ExtentTable | None = None) -> None:
-        """Ask the filesystem for these blocks. ``known``: at least those of a raw image, if it was mapped before.
+        """Ask the filesystem for these blocks. ``known``: at least those of a raw image.
 
         :raises ImageError: the filesystem reports an error.
         """
         self._unwritten = [Unwritten(layer.fd, layer.path, known=known) for layer in image.layers]
 
     def parts(self, segment: Segment) -> Iterator[tuple[Segment, ToWrite]]:
-        """Yield a segment's parts, ascending, with how much of each is written; none if its origin is ZERO."""
+        """Yield a segment's parts in ascending order; none if its origin is ZERO."""
         if segment.origin is Origin.ZERO:
             return
         if segment.origin is not Origin.FILE or self._unwritten[segment.layer].is_nothing:
