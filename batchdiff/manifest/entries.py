@@ -1,7 +1,7 @@
 """The reader of a manifest's entries: it applies defaults and checks values, but looks at no file.
 
-A value that the schema has rejected counts as missing, so that the rest of the entry is still checked. Its
-replacement has no effect, because a manifest with problems is never used.
+A value that the schema has rejected counts as missing, so that the rest of the entry is still checked. That is
+safe, because a manifest with problems is never used.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _STAND_IN = ImageFormat.QCOW2
-"""The format in place of a rejected one. qcow2 allows a chain and a secret, but needs neither: no new problem."""
+"""Replaces a rejected format: qcow2 allows a chain and a secret, but needs neither."""
 
 _CAN_BE_ENCRYPTED = (ImageFormat.LUKS, ImageFormat.QCOW2)
 _DEFAULTS: YamlPath = ("defaults",)
@@ -52,7 +52,6 @@ class EntryReader:
     """A reader of one manifest's entries."""
 
     def __init__(self, defaults: object, problems: Problems, strategy: Strategy = Strategy.OVERLAY) -> None:
-        """Take the manifest's ``defaults``, and its ``strategy`` for guests that do not have their own."""
         self._defaults = defaults
         self._problems = problems
         self._strategy = strategy
@@ -62,8 +61,7 @@ class EntryReader:
     ) -> WrittenImage | None:
         """Return an image's entry; None unless it has either a valid path or a valid glob.
 
-        ``default``: the format if the entry has none. ``secret``: the secret file if the entry has none, and
-        no format either.
+        ``secret``: the secret file if the entry has neither a secret file nor a format.
         """
         sound = self._sound_keys(entry, where)
         names = [key for key in ("path", "glob") if key in sound]
@@ -128,7 +126,6 @@ class EntryReader:
         )
 
     def _check_without_overlay(self, sound: Mapping[str, Any], where: YamlPath) -> None:
-        """Report the keys of an entry that have an effect only if the guest gets an overlay."""
         for key in ("overlay", "rethin"):
             if sound.get(key):
                 self._problems.add(
@@ -152,7 +149,7 @@ class EntryReader:
             self._cluster_size(shared["cluster_size"], (*_DEFAULT_OVERLAY, "cluster_size"), form)
 
     def _sound_keys(self, entry: object, where: YamlPath) -> dict[str, Any]:
-        """Return an entry without the keys that are reported already; empty if the entry is not a mapping."""
+        """Return an entry without the keys that are reported already."""
         if not isinstance(entry, dict):
             return {}
         return {key: value for key, value in entry.items() if not self._problems.objects_to((*where, key))}
@@ -171,7 +168,6 @@ class EntryReader:
     def _check_secret(
         self, form: ImageFormat | None, where: YamlPath, secret_file: str | None, secret_where: YamlPath
     ) -> None:
-        """Report a secret file that an image of this format cannot use, or the lack of one that it needs."""
         if self._problems.objects_to((*where, "secret_file")):
             return
         if secret_file is not None and form not in {None, *_CAN_BE_ENCRYPTED}:
@@ -250,7 +246,7 @@ class EntryReader:
 
 
 def _data_file(written: bool | str) -> str | None:
-    """Return a data file's path as written: empty for the default path, None for no data file."""
+    """Return a path as written, empty for the default one; None for no data file."""
     return written if isinstance(written, str) else "" if written else None
 
 

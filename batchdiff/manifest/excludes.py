@@ -5,7 +5,7 @@
     guests:  [{glob: "clones/**/*.img"}]       web01.img  old-web.img  archive/db.img
     exclude: ["clones/old-*", "clones/archive/**"]        `---------------`-- left out
 
-The patterns follow the rules of globs. A guest that is listed by path stays a guest: it was named on purpose.
+A guest that is listed by path stays a guest: it was named on purpose.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KEY = "exclude"
 class Excluded(NamedTuple):
     """Names that globs leave out.
 
-    ``paths``: those that exist. ``likes``: folders, each with a test for names that do not exist there.
+    ``paths``: existing ones. ``likes``: folders, each with a test for names that do not exist there.
     """
 
     paths: frozenset[str]
@@ -50,10 +50,7 @@ class Excluded(NamedTuple):
 def find_excluded(
     data: Mapping[str, Any], guests: Sequence[WrittenGuest], folder: str, problems: Problems
 ) -> Excluded:
-    """Return the names that a manifest's ``exclude`` list excludes.
-
-    A pattern gets a warning if it matches nothing, or only folders and images that are listed by path.
-    """
+    """Return the names that a manifest's ``exclude`` list excludes, and report its problems."""
     written = data.get(KEY)
     patterns = written if isinstance(written, list) else []
     paths: set[str] = set()
@@ -72,14 +69,12 @@ def find_excluded(
 
 
 def _listed(guests: Sequence[WrittenGuest], folder: str) -> frozenset[str]:
-    """Return the absolute names of guests that are listed by path, and the targets of links among them."""
     paths = [guest.image.path for guest in guests if not guest.image.is_glob and not unfit(guest.image.path)]
     names = [resolve_folder(folder, path) for path in paths]
     return frozenset([*names, *map(os.path.realpath, names)])
 
 
 def _why_unused(pattern: str, found: Sequence[str], listed: frozenset[str], folder: str) -> str:
-    """Return why a pattern excludes no existing image; empty if it may exclude one."""
     # A converted guest may be gone and still be listed, so fall back to the pattern itself.
     named = [resolve_folder(folder, path) for path in found or [pattern]]
     images = [name for name in named if not os.path.isdir(name)]

@@ -21,11 +21,10 @@ if TYPE_CHECKING:
 def read_manifest(path: str, *, allow_existing_overlays: bool = False, left: Collection[str] = ()) -> Manifest:
     """Return the manifest in a file after all checks.
 
-    ``path`` may be ``-`` for stdin. ``allow_existing_overlays``: accept that an overlay or a data file exists
-    already. ``left``: the paths of overlays that a restore left behind and that are no longer needed.
+    ``path`` may be ``-`` for stdin. ``allow_existing_overlays`` allows existing data files, too. ``left``: the
+    paths of overlays that a restore left behind and that are no longer needed.
 
-    :raises ManifestError: the file cannot be read as a manifest, or the manifest has problems. In the second case,
-        ``what`` lists the problems and then the warnings, one per line, each with file, line and place.
+    :raises ManifestError: the manifest cannot be read, or has problems.
     """
     file = manifest_file(path)
     problems = Problems()
@@ -38,10 +37,6 @@ def read_manifest(path: str, *, allow_existing_overlays: bool = False, left: Col
 
 
 def _well_formed(file: ManifestFile, problems: Problems) -> dict[str, PlainData]:
-    """Return a manifest's plain data; most violations of its schema become problems.
-
-    :raises ManifestError: the file is not a YAML mapping in UTF-8, or cannot be read as version 1.
-    """
     try:
         text = file.content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from batchdiff.manifest.text.problems import YamlPath
 
 MAX_MATCHES = 100_000
-"""Far more than the guests of a fleet. The limit stops a ``**`` that loops through symbolic links to folders."""
+"""This limit stops a ``**`` that loops through symbolic links to folders."""
 
 
 def is_own_file(path: str) -> bool:
-    """Return True if a path, or the path that it resolves to, ends with a suffix in ``own_files.ALL``."""
+    """Return True if a path or its real path has a suffix of batchdiff's own files."""
     return path.endswith(own_files.ALL) or os.path.realpath(path).endswith(own_files.ALL)
 
 
 def glob_matches(pattern: str, where: YamlPath, folder: str, problems: Problems) -> list[str]:
-    """Return the paths of all matches, folders and dangling links included, sorted, and relative if the glob is.
+    """Return all matches, folders and dangling links included, sorted; relative if the glob is.
 
-    A glob with unfit characters or more than ``MAX_MATCHES`` matches becomes a problem and matches nothing.
+    A glob with unfit characters or too many matches becomes a problem and matches nothing.
     """
     if unfit(pattern):
         problems.add(where, f"{show(pattern)} has {why_unfit(pattern)}; write ? in its place")
@@ -43,15 +43,12 @@ def glob_matches(pattern: str, where: YamlPath, folder: str, problems: Problems)
 
 
 def searched(pattern: str, folder: str) -> str:
-    """Return the folder of a relative glob, as words to put after the glob; empty for an absolute one."""
+    """Return words, to put after a glob, that name its folder; empty if the glob is absolute."""
     return "" if os.path.isabs(pattern) else f" in {show(folder)}"
 
 
 def would_match(pattern: str, folder: str) -> Iterator[tuple[str, Callable[[str], bool]]]:
-    """Yield each folder in which a glob could match files, as a path without links, with a test for file names.
-
-    The files need not exist. A glob with unfit characters yields nothing.
-    """
+    """Yield the real paths of folders in which a glob could match files, each with a test for file names."""
     if unfit(pattern):
         return
     head, name = os.path.split(pattern)

@@ -1,7 +1,4 @@
-"""The guests of a manifest: those that it lists by path, and those that its globs match.
-
-A converted guest whose original is gone is included if a sidecar of the template records it.
-"""
+"""The guests of a manifest: those that it lists by path, and those that its globs match."""
 
 from __future__ import annotations
 
@@ -31,7 +28,7 @@ AnyGuest: TypeAlias = FoundGuest | GoneGuest
 
 
 class _Taken(NamedTuple):
-    """Absolute paths and identities that globs leave out: of listed guests, and of files with other roles."""
+    """Absolute paths, and identities, that globs leave out."""
 
     paths: frozenset[str]
     files: frozenset[Identity]
@@ -46,7 +43,7 @@ class _Taken(NamedTuple):
 
 
 class GuestFinder:
-    """A finder of one manifest's guests. Relative paths are resolved from ``folder``."""
+    """A finder of one manifest's guests."""
 
     def __init__(
         self, template: FoundImage | None, converted: ConvertedGuests, folder: str, problems: Problems
@@ -57,11 +54,7 @@ class GuestFinder:
         self._problems = problems
 
     def guests(self, written: Sequence[WrittenGuest], excluded: Excluded) -> list[AnyGuest]:
-        """Return all guests in the order of the manifest; those of a glob are sorted by path.
-
-        Unusable images and globs become problems. ``written``: the entries of the manifest; ``excluded``: the
-        names that its ``exclude`` list keeps out of globs.
-        """
+        """Return the usable guests in the order of the manifest, a glob's by path; report problems."""
         # Listed guests first: globs leave them out.
         listed = [guest for guest in written if not guest.image.is_glob]
         names = {self._resolved(each.image.path) for each in listed if not unfit(each.image.path)}
@@ -106,7 +99,6 @@ class GuestFinder:
         return resolve_folder(self._folder, path)
 
     def _placed(self, guest: WrittenGuest) -> WrittenGuest:
-        """Return a guest's entry, with the overlay path that its layout determines, if any."""
         if guest.layout is None:
             return guest  # do not resolve its path again: a glob may have 100,000 matches
         template = self._template.source.path if self._template else None
@@ -120,10 +112,6 @@ class GuestFinder:
         return [FoundGuest(guest, image) for guest, image in images if image]
 
     def _listed(self, guest: WrittenGuest, names: set[str]) -> Iterator[AnyGuest]:
-        """Yield the guest that an entry lists by path; nothing if the guest cannot be found or used.
-
-        ``names``: the absolute names of all guests that are listed by path.
-        """
         path = guest.image.path
         guest = guest if unfit(path) else self._placed(guest)
         if unfit(path) or os.path.exists(os.path.join(self._folder, path)):
@@ -145,14 +133,12 @@ class GuestFinder:
             yield GoneGuest(guest, named, done)
 
     def _conversion(self, guest: WrittenGuest, named: str, names: set[str]) -> Done | None:
-        """Return the conversion of a guest that is no longer at its path; None if no conversion is known."""
         path = os.path.realpath(named)  # ``named`` may be a link that outlives the original
         done = self._converted.of((named, path), (self._overlay_of(guest, named, names),))
         # The manifest may now name another path for the overlay.
         return done or self._converted.in_folder(os.path.dirname(path)).get(path)
 
     def _overlay_of(self, guest: WrittenGuest, named: str, names: set[str]) -> str:
-        """Return the path of a guest's overlay according to the manifest, whether or not the guest exists."""
         if guest.in_place:
             return os.path.realpath(named)
         if guest.overlay_path and not unfit(guest.overlay_path):
@@ -160,7 +146,7 @@ class GuestFinder:
         return default_overlay(named, names, guest.options.format)
 
     def _gone(self, guest: WrittenGuest, matches: list[str], taken: _Taken) -> list[GoneGuest]:
-        """Return the converted guests that a glob would match if their originals were still at their paths."""
+        """Return a glob's converted guests whose originals are gone."""
         gone: dict[str, GoneGuest] = {}
         for match in matches:
             named = self._resolved(match)
@@ -175,14 +161,12 @@ class GuestFinder:
         return [each for each in gone.values() if each.named not in taken.paths]
 
     def _is_overlay(self, guest: WrittenGuest, named: str) -> bool:
-        """Return True if the match at ``named`` is or may be another guest's overlay; False with ``rethin``."""
         if guest.rethin:
             return False
         origins = self._converted.origins_of(named)
         return any(each.original != named if each.original else not guest.in_place for each in origins)
 
     def _report_empty(self, guest: WrittenGuest, matched: int) -> None:
-        """Report why a glob matches no guest, unless the glob already has a problem."""
         where, pattern = guest.image.path_where, show(guest.image.path)
         if self._problems.objects_to(where):
             return
@@ -206,12 +190,7 @@ class GuestFinder:
     def _taken(
         self, written: Sequence[WrittenGuest], listed: Sequence[AnyGuest], images: dict[YamlPath, list[str]]
     ) -> _Taken:
-        """Return the names and files that have a role other than that of a glob's guest.
-
-        ``images``: the images that each glob matches, by the place of its entry, without excluded ones.
-        """
         existing = [guest for guest in listed if isinstance(guest, FoundGuest)]
-        # Listed guests, by the name in the manifest and by the file behind all links.
         guests = {guest.named for guest in listed} | {guest.place.path for guest in existing}
         overlays = self._written_overlays(written)
         # Default overlays count by path only: a hard link with such a name must not hide a guest.
@@ -228,7 +207,6 @@ class GuestFinder:
         return _Taken(frozenset(guests | overlays | defaults | data_files), frozenset(files))
 
     def _extents(self, written: Sequence[WrittenGuest], images: dict[YamlPath, list[str]]) -> frozenset[Identity]:
-        """Return the identities of globs' matches that are extents of VMDK guests and have no descriptor."""
         vmdks = [guest for guest in written if guest.image.format is ImageFormat.VMDK]
         paths = [path for guest in vmdks for path in images.get(guest.where, [guest.image.path])]
         if not vmdks:
@@ -238,7 +216,6 @@ class GuestFinder:
         return extents_among(files, named)
 
     def _secret_files(self, written: Sequence[WrittenGuest]) -> set[str]:
-        """Return the paths of secret files, which a glob could otherwise take for images."""
         images = [image for guest in written for image in (guest.image, *guest.image.backing)]
         found = {image.secret_file for image in images}
         if self._template:
@@ -248,7 +225,6 @@ class GuestFinder:
         return {path for path in found if path and not unfit(path)}
 
     def _written_overlays(self, written: Sequence[WrittenGuest]) -> set[str]:
-        """Return the absolute overlay paths that the manifest gives, other than ``same``."""
         to_convert = [guest for guest in written if guest.gets_overlay]
         paths = [guest.overlay_path for guest in to_convert if guest.overlay_path and not guest.in_place]
         return {self._resolved(path) for path in paths if not unfit(path)}
@@ -273,7 +249,7 @@ class GuestFinder:
     def _default_overlays(
         self, written: Sequence[WrittenGuest], listed: Sequence[AnyGuest], images: dict[YamlPath, list[str]]
     ) -> set[str]:
-        """Return the overlay paths of guests, listed or matched, that are defaults or determined by a layout."""
+        """Return the overlay paths that are defaults or determined by a layout."""
         globs = [each for each in written if each.image.is_glob and each.gets_overlay and not each.overlay_path]
         matched = [
             (self._resolved(path), self._placed(_one_of(guest, path)))

@@ -1,4 +1,4 @@
-"""The images that a manifest's entries name, each with its declared chain; all of them exist."""
+"""The images that a manifest's entries name, each with its declared chain."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class FoundGuest(NamedTuple):
 
     @property
     def place(self) -> Place:
-        """The place of the guest's own image."""
+        """The place of the image."""
         return self.image.place
 
     @property
@@ -44,13 +44,13 @@ class FoundGuest(NamedTuple):
 
     @property
     def objection(self) -> str:
-        """The reason why this match of a glob cannot be a guest; empty if it can, or if the entry has a path."""
+        """The reason why the name of a glob's match cannot be used; otherwise empty."""
         odd = why_unfit(self.place.written) if self.written.image.is_glob else ""
         return f"its name has {odd}; rename it, or `exclude` it" if odd else ""
 
     @property
     def identity(self) -> Identity:
-        """The identity of the image, which is the same under all its names."""
+        """The identity of the image."""
         return self.image.place.identity
 
     def __str__(self) -> str:
@@ -98,10 +98,9 @@ def check_depth(template: FoundImage | None, pending: Sequence[object], problems
 
 
 def secret_path(written: str, where: YamlPath, folder: str, problems: Problems) -> str:
-    """Return the absolute path of a secret file; warn if other users can read the secret.
+    """Return the absolute path of a secret file; report one that is unusable or that other users can read.
 
-    An unusable file becomes a problem; a path with unfit characters is returned as written. ``where``: the place
-    in the manifest that names the file.
+    A path with unfit characters is returned as written.
     """
     if unfit(written):
         problems.add(where, f"{show(written)} has {why_unfit(written)}; rename it")
@@ -124,7 +123,6 @@ def secret_path(written: str, where: YamlPath, folder: str, problems: Problems) 
 
 
 def _check_raw(written: WrittenImage, problems: Problems) -> bool:
-    """Return False, and report it, if a chain continues below a raw image, which cannot name a backing file."""
     if not written.backing:
         return True
     sound = True

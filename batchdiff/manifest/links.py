@@ -40,7 +40,7 @@ def check_links(
 ) -> None:
     """Report relative backing file names, of images and future overlays, that resolve differently through a link.
 
-    ``overlays``: the absolute path of each guest's overlay; None for one with a problem of its own.
+    ``overlays``: one absolute path per guest; None for an overlay with a problem.
     """
     if template is not None:
         # Overlays name the template by its own path, even if the manifest uses a link.
@@ -52,7 +52,6 @@ def check_links(
 
 
 def _check_overlay(guest: FoundGuest, overlay: str, template: FoundImage, problems: Problems) -> None:
-    """Report an overlay in its guest's place if QEMU would not find the template through the guest's link."""
     if guest.written.options.backing_path is not BackingPath.RELATIVE:
         return
     name = backing_name(overlay, template.source.path, BackingPath.RELATIVE)
@@ -69,7 +68,7 @@ def _check_overlay(guest: FoundGuest, overlay: str, template: FoundImage, proble
 
 
 def _check_chain(image: FoundImage, opened: str, problems: Problems) -> None:
-    """Follow a declared chain as QEMU does from ``opened``; report the first name that leads elsewhere."""
+    """Follow a chain as QEMU does from ``opened``; report the first name that leads elsewhere."""
     user = "the VM's definition"
     sources = (image.source, *image.source.backing)
     for source, (above, below) in zip(sources, pairwise((image.place, *image.chain)), strict=False):
@@ -90,14 +89,12 @@ def _check_chain(image: FoundImage, opened: str, problems: Problems) -> None:
 
 
 def _resolved(name: str, opened: str) -> str:
-    """Return the file that a backing file name refers to in an image that was opened by the path ``opened``."""
     return os.path.realpath(os.path.join(os.path.dirname(opened), name))
 
 
 def _backing_name(source: ImageSource) -> str | None:
-    """Return the backing file name in an image's header; None if that is missing, unreadable or not a path."""
-    # Imported only for declared chains, because this module loads numpy. If Ctrl-C interrupts its import, numpy
-    # reports a broken installation.
+    # Only declared chains need this import, which loads numpy. If Ctrl-C interrupts it, numpy reports a broken
+    # installation.
     with held_signals():
         from batchdiff.image.open import open_layer  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""A manifest that has passed all checks: the template, its guests, and what to do with them."""
+"""A manifest that has passed all checks."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ if TYPE_CHECKING:
 
 @frozen
 class GuestEntry:
-    """One guest: a name unique in its manifest, its image, and the overlay to write (absolute path).
+    """One guest of a manifest.
 
-    The overlay's path is the image's own if the overlay is to take its place. ``converted``: the origin of the
-    overlay if an earlier plan converted the guest, whose image may then be gone; otherwise None. ``named``: the
-    image's absolute name, which may be a symbolic link; empty if the image is gone. ``objection``: why the image
-    cannot be a guest, although a glob matches it; empty if it can. ``rethin``: the image is an overlay of the
-    template, to be replaced by a thinner one. ``glob``: the glob of the guest's entry, as written; empty if the
-    guest is listed by path. ``domain``: the domain that uses the image according to libvirt, and how; empty if
-    none is known. ``strategy``: if the guest shares blocks in place, the overlay's path and options serve only to
-    compare the two strategies. ``overlay_key``: the key of the manifest that determines the overlay's path.
+    ``name``: unique in the manifest. ``overlay_path``: absolute; if the guest shares blocks in place, this path
+    and ``options`` serve only to compare the two strategies. ``converted``: the origin of the overlay if an
+    earlier plan converted the guest, whose image may then be gone. ``named``: the image's absolute name, which may
+    be a symbolic link; empty if the image is gone. ``objection``: why the image cannot be a guest, although a glob
+    matches it. ``rethin``: replace the image by a thinner overlay if it is an overlay of the template. ``glob``:
+    the glob as written; empty if the guest is listed by path. ``domain``: the libvirt domain that uses the image,
+    and how; empty if none is known. ``overlay_key``: the key of the manifest that determines the overlay's path.
     """
 
     name: str
@@ -42,12 +41,12 @@ class GuestEntry:
 
     @property
     def alias(self) -> str:
-        """``named`` if it is a symbolic link that resolves to the image's path; otherwise empty."""
+        """``named`` if it differs from the image's path; otherwise empty."""
         return "" if self.named == self.image.path else self.named
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The image's path and, unless the image is gone, ``named``; the two may be equal."""
+        """The image's path and, unless empty, ``named``; the two may be equal."""
         return tuple(path for path in (self.image.path, self.named) if path)
 
     @property
@@ -63,12 +62,12 @@ class GuestEntry:
 
 @frozen
 class Manifest:
-    """A valid manifest, with every path absolute and every glob expanded.
+    """A valid manifest, with its globs expanded.
 
-    ``sha256``: the SHA-256 of the manifest's bytes, in hexadecimal. ``minimum_savings``: a share from 0 to 1 of a
-    guest's allocation, or minus infinity to convert even guests whose overlays take more space. ``left_out``: the
-    guests that the operator did not choose; nothing is planned for them, but chosen guests may be in their chains.
-    ``warnings``: each as ``LINE: YAML.PATH: message``.
+    ``sha256``: of the manifest's bytes, in hexadecimal. ``minimum_savings``: a share from 0 to 1 of a guest's
+    allocation, or minus infinity to convert even guests whose overlays take more space. ``left_out``: guests that
+    the operator did not choose, but whose chains may contain chosen ones. ``warnings``: each as
+    ``LINE: YAML.PATH: message``.
     """
 
     path: str

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from batchdiff.manifest.text.problems import YamlPath
 
 _RETIRED = len(own_files.QUARANTINE)
-"""The bytes that quarantine adds to a name; the suffix of a file that is about to be deleted is as long."""
+"""The suffix of a file that is about to be deleted is as long."""
 
 
 def check_names(
@@ -36,9 +36,9 @@ def check_names(
     retire: Retire,
     problems: Problems,
 ) -> None:
-    """Report images whose names or folders cannot be shown, and names that are or would become too long.
+    """Report names that cannot be shown, and names that are or would become too long.
 
-    ``overlays``: the absolute path of each guest's overlay; None for one with a problem of its own.
+    ``overlays``: one absolute path per guest; None for an overlay with a problem.
     """
     for place in (template.place, *template.chain) if template else ():
         _check_characters(place.path, place.where, problems)
@@ -67,7 +67,6 @@ def check_data_file_names(data_files: Sequence[tuple[FoundGuest, str]], problems
 
 
 def _check_sidecars(template: Place, overlays: Sequence[str | None], problems: Problems) -> None:
-    """Check the lengths of the sidecars' names, which contain the whole path of a template on a block device."""
     beside, listed, paths = show(template.written), "its overlays", {sidecar_path(template.path, "")}
     shorten = "shorten the template's name"
     if template.identity[0] == "device":

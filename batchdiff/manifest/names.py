@@ -26,12 +26,11 @@ if TYPE_CHECKING:
 
 
 _IMAGE_SUFFIXES = (".img", ".raw", ".qcow2", ".qed", ".vmdk", ".vdi", ".vhd", ".vhdx", ".hdd")
-"""The suffixes of images, in lower case. Text after any other dot is part of a guest's name: web-1.0 and web-1.1
-are two machines."""
+"""Text after any other dot is part of a guest's name: web-1.0 and web-1.1 are two machines."""
 
 
 def without_suffix(path: str) -> str:
-    """Return a path without its image suffix, whatever its case; unchanged if there is none."""
+    """Return a path without its image suffix, if any."""
     stem, suffix = os.path.splitext(path)
     return stem if suffix.lower() in _IMAGE_SUFFIXES else path
 
@@ -39,7 +38,7 @@ def without_suffix(path: str) -> str:
 def former_overlays(named: str) -> tuple[str, ...]:
     """Return the overlay paths of a guest by the defaults of older versions, which cut its name at the last dot.
 
-    Empty if this version also cuts the name there, or if the name has no such dot.
+    Empty if this version shortens the name in the same way.
     """
     stem = os.path.splitext(named)[0]
     return (f"{stem}.qcow2", f"{stem}.overlay.qcow2") if stem != without_suffix(named) else ()
@@ -48,8 +47,7 @@ def former_overlays(named: str) -> tuple[str, ...]:
 def default_overlay(named: str, guests: Collection[str], form: str = OverlayFormat.QCOW2) -> str:
     """Return the default path of a guest's overlay: ``web01.qcow2`` for ``web01.img`` and for ``web01``.
 
-    ``named``: the guest's absolute path; ``guests``: the paths that the overlay must not replace: if one of them
-    is ``web01.qcow2``, the overlay is ``web01.overlay.qcow2``. ``form``: the overlay's format, and its suffix.
+    If ``web01.qcow2`` is itself a guest, the overlay is ``web01.overlay.qcow2``.
     """
     stem = without_suffix(named)
     plain = f"{stem}.{form}"
@@ -62,12 +60,7 @@ def default_data_file(overlay: str) -> str:
 
 
 def placed(guest: WrittenGuest, named: str, template: str | None) -> WrittenGuest:
-    """Return a guest's entry with the overlay path that its layout gives it.
-
-    The entry is unchanged if it has no layout, if the template is unknown or unsuitable, or if the layout has no
-    place for the overlay. ``named``: the guest's absolute path; ``template``: the template's path; None if
-    unknown.
-    """
+    """Return a guest's entry with the overlay path that its layout determines; unchanged if there is none."""
     if guest.layout is None or template is None or template_problem(template):
         return guest
     try:
@@ -85,14 +78,14 @@ def elsewhere(guest: WrittenGuest) -> str:
 
 
 class Naming:
-    """The choice of names and overlay paths for guests. Relative paths are resolved from ``folder``."""
+    """The choice of guests' names, and of the paths of their overlays and data files."""
 
     def __init__(self, folder: str, problems: Problems) -> None:
         self._folder = folder
         self._problems = problems
 
     def check_overlay_paths(self, guests: Sequence[WrittenGuest]) -> None:
-        """Report unusable overlay paths in guests' entries or the defaults."""
+        """Report unusable overlay paths."""
         for guest in guests:
             if guest.overlay_path and not guest.in_place and guest.gets_overlay:
                 locate_overlay(self._folder, guest.overlay_path, guest.overlay_where, self._problems)
@@ -100,10 +93,10 @@ class Naming:
     def overlay_paths(
         self, guests: Sequence[FoundGuest], *, gone: Collection[str] = (), template: str | None = None
     ) -> list[str | None]:
-        """Return the absolute path of each guest's overlay; None for one with a problem.
+        """Return the absolute path of each guest's overlay; None for one without a usable path.
 
         For a guest that gets no overlay, the path is the default. ``gone``: the paths of guests whose originals
-        are gone; default overlays avoid these, too. ``template``: the template's path; None if unknown.
+        are gone.
         """
         named = {guest.named for guest in guests} | set(gone)
         return [
@@ -114,7 +107,7 @@ class Naming:
         ]
 
     def data_file(self, guest: WrittenGuest, overlay: str) -> str | None:
-        """Return the absolute path of an overlay's data file; None if it has none, or if the path is unusable."""
+        """Return the absolute path of an overlay's data file; None if there is none, or its path is unusable."""
         written, where = guest.options.data_file, guest.data_file_where
         if not written:
             return None if written is None else default_data_file(overlay)
@@ -144,7 +137,7 @@ class Naming:
         return None
 
     def guest_names(self, guests: Sequence[AnyGuest]) -> list[str]:
-        """Return the name of each guest; report invalid names, and names that different guests share."""
+        """Return the name of each guest; report unusable names."""
         stems = [guest.written.name or _stem(guest) for guest in guests]
         count = Counter(stems)
         # A guest without a name of its own is named after its file or, if others have that name, by its path.
@@ -183,7 +176,6 @@ class Naming:
         return path
 
     def _report_unplaced(self, guest: FoundGuest, template: str | None) -> None:
-        """Report why a guest's overlay has no place in its layout, unless the template is the reason."""
         if guest.written.layout is None or template is None or template_problem(template):
             return
         try:
@@ -196,10 +188,6 @@ class Naming:
             self._problems.add(where, f"{what}; {by_path}write {error.write}")
 
     def _is_in_linked_folder(self, guest: FoundGuest) -> bool:
-        """Return True, and report it, if the folder that a layout gives an overlay is a link.
-
-        The overlay's relative backing file name would be resolved from the link's target.
-        """
         folder = os.path.dirname(guest.written.overlay_path or "")
         real = os.path.realpath(folder) if folder else folder
         if guest.written.layout is None or real == folder or not os.path.islink(folder):
@@ -214,7 +202,6 @@ class Naming:
         return True
 
     def _own_path(self, guest: FoundGuest) -> str | None:
-        """Return a guest's path without links; None, with a problem, if no overlay can take the guest's place."""
         if guest.place.identity[0] == "device":
             why = f"{guest} is a block device, which no file can replace; {_set_path(guest)}"
             self._problems.add(guest.written.overlay_where, why)
@@ -235,7 +222,6 @@ class Naming:
 
 
 def _set_path(guest: FoundGuest) -> str:
-    """Return the advice to give a guest's overlay a path of its own, which an entry with a glob cannot do."""
     return f"{'list it by path and ' if guest.written.image.is_glob else ''}set overlay.path"
 
 

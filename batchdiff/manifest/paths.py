@@ -1,4 +1,4 @@
-"""The lookup of the file that a path in a manifest refers to, and the problems that such a path can have."""
+"""The lookup of the files that paths in a manifest refer to."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ _MOST_NAMES = 2000
 class Place(NamedTuple):
     """The location of an existing image.
 
-    ``where``: the place in the manifest; ``written``: the path before it is resolved; ``named``: the absolute
-    path, its folder free of symbolic links; ``path``: the absolute path by which the image is opened, of which
-    only a block device's last component may be a link.
+    ``written``: the path before it is resolved; ``named``: the absolute path, its folder free of symbolic links;
+    ``path``: the absolute path to open, of which only a block device's last component may be a link.
     """
 
     where: YamlPath
@@ -40,7 +39,7 @@ class Place(NamedTuple):
 
 
 def resolve_folder(folder: str, written: str) -> str:
-    """Return a path made absolute: its folder free of symbolic links, its last component unchanged."""
+    """Return an absolute path, its folder free of symbolic links, its last component unchanged."""
     directory, name = os.path.split(os.path.join(folder, written))
     return os.path.join(os.path.realpath(directory), name)
 
@@ -48,9 +47,9 @@ def resolve_folder(folder: str, written: str) -> str:
 def locate_image(
     folder: str, written: str, where: YamlPath, problems: Problems, *, matched: bool = False
 ) -> Place | None:
-    """Return the place of the image at a path; report a problem and return None if no image is found there.
+    """Return the place of the image at a path; None, with a problem, if no usable image is found there.
 
-    ``matched``: the path was found, not written in the manifest, so unfit characters are accepted.
+    ``matched``: the path is not written in the manifest, so unfit characters are accepted.
     """
     if not matched and unfit(written):
         problems.add(where, _unfit(written))
@@ -76,7 +75,7 @@ def locate_image(
 
 
 def locate_folders(folder: str, written: Iterable[tuple[YamlPath, str]], problems: Problems) -> tuple[str, ...]:
-    """Return the paths, without links, of the folders in a list; report entries that are not folders."""
+    """Return the real paths of folders; report entries that are not folders."""
     found = []
     for where, name in written:
         path = "" if unfit(name) else os.path.realpath(os.path.join(folder, name))
@@ -98,7 +97,7 @@ def is_image(path: str) -> bool:
 
 
 def locate_overlay(folder: str, written: str, where: YamlPath, problems: Problems) -> str | None:
-    """Return an overlay's absolute path; report a problem and return None if the path is unusable."""
+    """Return an overlay's absolute path; None, with a problem, if it is unusable."""
     if unfit(written):
         problems.add(where, _unfit(written))
     elif os.path.basename(written) in {"", ".", ".."}:
@@ -124,7 +123,6 @@ def _in_existing_folder(path: str, where: YamlPath, problems: Problems) -> str |
 
 
 def _why_no_folder(path: str) -> str:
-    """Return, as a predicate, why a path cannot be used as a folder."""
     try:
         os.stat(path)
     except FileNotFoundError:
@@ -139,10 +137,7 @@ def _unfit(written: str) -> str:
 
 
 def missing_format(folder: str, written: object, *, file: str = "the file") -> str:
-    """Return the message for an image without a format, with the format that its content suggests, if any.
-
-    ``file``: the words for the image in the message.
-    """
+    """Return the message for an image without a format, with the format that its content suggests, if any."""
     found = looks_like(os.path.join(folder, written)) if isinstance(written, str) else None
     if found is None:
         return "format is missing, and is never guessed; write the image's format, such as `format: raw`"
@@ -186,7 +181,6 @@ def _no_such_file(full: str, written: str, *, suggest: bool) -> str:
 
 
 def _near(name: str, names: list[str]) -> str:
-    """Suggest a name that differs only in case, or one with the same suffix, if any, and a similar stem."""
     alike = next((each for each in names if each.casefold() == name.casefold()), None)
     if alike is not None:
         return f"; did you mean {show_whole(alike)}?"
@@ -200,7 +194,6 @@ def _near(name: str, names: list[str]) -> str:
 
 
 def _why_unchecked(error: OSError | ValueError, path: str) -> str:
-    """Return why a path cannot be examined, with advice if there is any."""
     if isinstance(error, PermissionError):
         return reason(error, Deed.READ, path)
     why = (error.strerror if isinstance(error, OSError) else None) or str(error)

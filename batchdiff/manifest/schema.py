@@ -31,7 +31,7 @@ _LISTS_OF_IMAGES = ("guests", "backing")
 
 
 class _Finding(NamedTuple):
-    """A finding of the validator: the rule, its argument and schema, the value and its place, and the message."""
+    """A finding of the validator."""
 
     rule: str
     argument: Any
@@ -42,17 +42,16 @@ class _Finding(NamedTuple):
 
 
 _INDICATORS = tuple("*&!%@`|>#")
-"""Characters that have a special meaning at the beginning of a YAML value."""
+"""Characters with a special meaning at the beginning of a YAML value."""
 
 _NUMBER = re.compile(r"[0-9]+\.[0-9]+")
 
 
 VERSION = 1
-"""The version of the manifest's format."""
 
 
 def version_problem(data: dict[str, PlainData]) -> tuple[YamlPath, str] | None:
-    """Return the place and description of a problem with a manifest's version; None if the version is right."""
+    """Return the place and description of a problem with a manifest's version, if any."""
     if "version" not in data:
         return (), "version is missing; begin the manifest with `version: 1`"
     found = data["version"]
@@ -62,17 +61,17 @@ def version_problem(data: dict[str, PlainData]) -> tuple[YamlPath, str] | None:
 
 
 def is_readable(data: dict[str, PlainData]) -> bool:
-    """Return True if the version is missing or not an integer, but ``template`` or ``guests`` is there.
+    """Return True if a manifest can be checked further although its version is missing or not an integer.
 
-    A manifest of another version cannot be checked further, and a file with neither key is not a manifest.
+    A file with neither ``template`` nor ``guests`` is not a manifest.
     """
     return type(data.get("version")) is not int and not data.keys().isdisjoint({"template", "guests"})
 
 
 def check_schema(data: PlainData, folder: str, problems: Problems) -> None:
-    """Report everything in a manifest that its schema does not allow.
+    """Report violations of the schema.
 
-    The message for a missing format depends on the image's content: a relative path is resolved from ``folder``.
+    The message for a missing format depends on the image's content; relative paths start at ``folder``.
     """
     schema = schema_of("manifest")
     if first_problem(data, schema) is None:
@@ -140,7 +139,6 @@ def _unknown_keys(finding: _Finding) -> list[tuple[YamlPath, str]]:
 
 
 def _advice_on_key(key: str, known: list[str]) -> str:
-    """Return advice on a key that is unknown here, as the end of a sentence."""
     before, colon, after = key.partition(":")
     if colon and before in known:
         value = yaml_text(after) if after.startswith(_INDICATORS) else after
@@ -154,7 +152,6 @@ def _advice_on_key(key: str, known: list[str]) -> str:
 
 
 def _place_of(key: str) -> str:
-    """Return, in words, a place in a manifest where this key is allowed; empty if there is none."""
     schema = schema_of("manifest")
     guest, top = schema["$defs"]["guest"]["properties"], schema["properties"]
     if key in guest["overlay"]["properties"] and key not in guest:
@@ -190,7 +187,6 @@ def _type(finding: _Finding) -> str:
 
 
 def _as_list(finding: _Finding) -> str:
-    """Return advice on writing a single value as the expected list, as the end of a sentence."""
     key = finding.where[-1] if finding.where else ""
     if isinstance(finding.value, dict):
         return f"; write a list, such as `{key}: [{{path: ...}}]`" if key in _LISTS_OF_IMAGES else ""
@@ -201,7 +197,7 @@ def _as_list(finding: _Finding) -> str:
 
 
 def _as_image(text: str, key: YamlPath) -> str:
-    """Return an image's entry in YAML. ``key``: the key of the list that contains it; empty for the template."""
+    """Return an image's entry in YAML; ``key`` is empty for the template."""
     kind = "glob" if key == ("guests",) and glob.has_magic(text) else "path"
     return f"{{{kind}: {yaml_text(text)}, format: ...}}"
 
@@ -222,7 +218,7 @@ def _as_yaml(word: object) -> str:
 
 
 def _advice_on_quotes(value: object, known: list[object]) -> str:
-    """Return advice on a number that would be a known word in quotes, such as 0.10, which YAML reads as 0.1."""
+    """Return advice on a number that needs quotes, such as 0.10, which YAML reads as 0.1."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return ""
     words = [word for word in known if isinstance(word, str) and _NUMBER.fullmatch(word)]
