@@ -20,11 +20,10 @@ if TYPE_CHECKING:
 def read_selected(path: str, names: Collection[str], *, left: Collection[str] = ()) -> Manifest:
     """Return a manifest with only the named guests; the others are in ``left_out``.
 
-    ``left``: the paths of overlays that a restore left behind and that are no longer needed.
+    ``left``: the paths of overlays that a restore left behind.
 
-    :raises UsageError: the manifest has no guest with one of the names.
-    :raises ManifestError: the manifest cannot be read or has problems, or another file has the path that the
-        overlay or data file of a named guest is to get.
+    :raises UsageError: a name is unknown.
+    :raises ManifestError: the manifest cannot be used, or the path of a new overlay or data file is taken.
     """
     manifest = read_manifest(path, allow_existing_overlays=True)
     known = {guest.name for guest in manifest.guests}

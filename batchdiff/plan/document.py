@@ -41,8 +41,8 @@ from batchdiff.plan.savings_document import diff_fields, diff_in, fields_in, sha
 from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS
 
 ENCRYPTED = "encrypted"
-"""The ``compression`` that a plan records for an encrypted overlay, although such an overlay is not compressed: a
-batchdiff that does not know ``encryption`` refuses this value, and so does not write the data unencrypted."""
+"""Recorded as the ``compression`` of an encrypted overlay: a batchdiff that does not know ``encryption`` refuses
+this value, and so does not write the data unencrypted."""
 
 
 def to_dict(plan: Plan) -> dict[str, Any]:
@@ -61,9 +61,9 @@ def to_dict(plan: Plan) -> dict[str, Any]:
 
 
 def from_dict(document: dict[str, Any]) -> Plan:
-    """Return the plan in a document that its schema has accepted, without checking the order and ends of runs.
+    """Return the plan in a document that its schema has accepted; the order and ends of runs are not checked.
 
-    :raises KeyError, TypeError, ValueError, OverflowError: a value is missing or invalid, or contradicts another.
+    :raises KeyError, TypeError, ValueError, OverflowError: the document is invalid.
     """
     guests = tuple(_guest_plan(guest) for guest in document["guests"])
     _check_distinct("name", [guest.name for guest in guests])
@@ -161,10 +161,7 @@ def _guest(guest: GuestPlan) -> dict[str, Any]:
 
 
 def _newer_options(options: OverlayOptions) -> dict[str, Any]:
-    """Return the options that plans before 1.3 did not have and that are not at their defaults.
-
-    A QED overlay always has ``table_size``.
-    """
+    """Return the options that plans before 1.3 did not have, if they are needed."""
     found: dict[str, Any] = {}
     if options.format is not OverlayFormat.QCOW2:
         found |= {"format": options.format.value, "table_size": options.table_size}

@@ -1,7 +1,7 @@
-"""The plan that converted a guest: the text that names it, and the search for its file.
+"""The search for the plan that converted a guest.
 
 A plan that a newer one replaced may have another name than the sidecar records. So folders are searched for a plan
-with the recorded checksum or, if there is an original in quarantine, for a journal that names this original::
+with the recorded checksum, or for a journal that names an original in quarantine::
 
     {"time": "...", "guest": "web01", "step": "retired", ..., "aside": "/images/web01.img.batchdiff-original", ...}
 """
@@ -26,10 +26,7 @@ _JOURNAL = ".journal"
 
 
 class _Quarantined(NamedTuple):
-    """An original in quarantine, as a journal records it.
-
-    ``time``: the time of the guest's last step, ISO 8601 in UTC. ``plan``: the path of the journal's plan.
-    """
+    """An original in quarantine; ``time`` is that of the guest's last step, ISO 8601 in UTC."""
 
     time: str
     plan: str
@@ -43,14 +40,14 @@ def plan_in(reason: str) -> str:
 
 
 def is_done(reason: str) -> bool:
-    """Return True if the reason is that an earlier plan converted the guest, even if that plan was not found."""
+    """Return True if an earlier plan, found or not, converted the guest."""
     return reason.startswith(_DONE_BY)
 
 
 class EarlierPlans:
-    """A search for plans by checksum: at the path in the sidecar, in the folder of that path, and in ``folders``.
+    """A search for plans where the sidecar records them and in ``folders``.
 
-    ``renamed``: the paths that plans are about to get, by their present paths; all paths are absolute.
+    ``renamed``: the paths that plans are about to get, by their present paths; all are absolute.
     """
 
     def __init__(self, folders: Iterable[str] = (), *, renamed: Mapping[str, str] | None = None) -> None:
@@ -60,7 +57,7 @@ class EarlierPlans:
         self._quarantined: dict[str, _Quarantined] | None = None
 
     def reason(self, origin: OverlayOrigin) -> str:
-        """Return why a converted guest is skipped: ``done by PLAN``, or by an earlier plan that was not found."""
+        """Return why a converted guest is skipped."""
         path = self.path_of(origin)
         if path:
             return f"{_DONE_BY}{path}"
@@ -68,7 +65,7 @@ class EarlierPlans:
         return f"{_DONE_BY}an earlier plan, whose file was not found{where}"
 
     def path_of(self, origin: OverlayOrigin) -> str:
-        """Return the path, after renaming, of the plan that made an overlay; empty if that plan is not found."""
+        """Return the path, after renaming, of the plan that made an overlay; empty if it is not found."""
         recorded = origin.plan_path if os.path.isabs(origin.plan_path) else ""
         if recorded:
             head = plan_head(recorded)
@@ -81,7 +78,7 @@ class EarlierPlans:
         return ""
 
     def way_out_of_quarantine(self, aside: str) -> str:
-        """Return advice, as a clause: delete the original in quarantine at ``aside``, or find out its plan."""
+        """Return advice, as a clause, on the original in quarantine at ``aside``."""
         if self._quarantined is None:
             self._quarantined = {}
             for folder in dict.fromkeys(self._folders):
@@ -97,7 +94,7 @@ class EarlierPlans:
         return f"delete it with `batchdiff purge {shell_word(plan)} {guest} --used`"
 
     def _plans(self, folder: str) -> dict[str, str]:
-        """Return the paths of the plans in a folder, by checksum; a copy of a plan with a journal is preferred."""
+        """Return paths by checksum; a copy of a plan with a journal is preferred."""
         if folder not in self._by_folder:
             names: list[str] = []
             with contextlib.suppress(OSError, ValueError):
@@ -113,7 +110,6 @@ class EarlierPlans:
 
 
 def _quarantined_by_plans_in(folder: str) -> Iterator[tuple[str, _Quarantined]]:
-    """Yield the path of each original in quarantine that a journal in a folder names, and what it records."""
     names: list[str] = []
     with contextlib.suppress(OSError, ValueError):
         names = [name for name in os.listdir(folder) if name.endswith(_JOURNAL)]
@@ -123,7 +119,7 @@ def _quarantined_by_plans_in(folder: str) -> Iterator[tuple[str, _Quarantined]]:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             for line in read_regular(path, LARGEST_DOCUMENT).splitlines():
                 record = json.loads(line)
-                # Only the line of a step has a goal; other lines do not change the state of a guest.
+                # Only the line of a step has a goal.
                 if "goal" in record:
                     last[str(record["guest"])] = record.get("aside"), str(record["time"])
         for guest, (aside, time) in last.items():

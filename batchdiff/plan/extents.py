@@ -1,12 +1,12 @@
-"""Bulk conversion of a guest's extents to the text that a plan keeps, and back.
+"""Conversion of a guest's runs to the text that a plan keeps, and back.
 
 ::
 
     Extents  --- runs_of ------->  data "[[0,1],[7,3]]", zero "[[4,2]]"
              <-- extents_of ----   checked: sorted, disjoint, merged
 
-The numbers are not kept between the check of a plan and their use: those of all guests would take more memory than
-their text, and parsing those of one guest again is fast.
+Numbers are not kept between the check of a plan and their use: they would take more memory than their text, and
+parsing them again is fast.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ def runs_of(extents: Extents) -> tuple[Runs, Runs]:
 
 
 def _text(table: npt.NDArray[np.int64]) -> Runs:
-    """Return the text of an array of shape (runs, 2)."""
     # One format string for all runs: lists and strings of single runs take three times as long.
     runs = "[%d,%d]," * len(table) % tuple(table.ravel().tolist())
     return Runs(f"[{runs[:-1]}]")
@@ -35,7 +34,7 @@ def _text(table: npt.NDArray[np.int64]) -> Runs:
 def extents_of(diff: Diff) -> Extents:
     """Return the extents of a guest's overlay, in granules of the overlay.
 
-    :raises ValueError: a run is empty, or the runs are not sorted, disjoint and merged.
+    :raises ValueError: the runs are invalid.
     """
     data, zero = _table(diff.data, "extents.data"), _table(diff.zero, "extents.zero")
     found = from_pairs(data, zero)
@@ -49,8 +48,7 @@ def extents_of(diff: Diff) -> Extents:
 def check_extents(guest: GuestPlan) -> None:
     """Check the extents of a guest and its runs to share, if the plan has them.
 
-    :raises ValueError: a run is empty, the runs are not sorted, disjoint and within the disk, or extents are not
-        merged.
+    :raises ValueError: the runs are invalid or not within the disk.
     """
     virtual_size = 0 if guest.image is None else guest.image.virtual_size
     if guest.sharing is not None:
@@ -67,14 +65,14 @@ def check_extents(guest: GuestPlan) -> None:
 def ranges_to_share(guest: GuestToShare) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the starts and exclusive ends, in bytes, of the parts of a guest's disk to share with the template.
 
-    :raises ValueError: a run is empty, or the runs are not sorted and disjoint.
+    :raises ValueError: the runs are invalid.
     """
     table, size = _table(guest.sharing.runs, "sharing.runs") * guest.sharing.unit, guest.image.virtual_size
     return table[:, 0], np.minimum(table[:, 0] + table[:, 1], size)
 
 
 def _table(runs: Runs, name: str) -> npt.NDArray[np.int64]:
-    """Return runs, once checked, as an array of shape (runs, 2); ``name``: their place in the guest's record."""
+    """Return runs as an array of shape (runs, 2); refuse empty, overlapping or unsorted ones."""
     # numpy's reader warns about an empty string.
     numbers = np.fromstring(flat, dtype=np.int64, sep=",") if (flat := runs.flat) else np.zeros(0, dtype=np.int64)
     table = numbers.reshape(-1, 2)

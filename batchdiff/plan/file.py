@@ -1,7 +1,7 @@
-"""plan.json: written as a whole or not at all, and refused if its checksum or major version is wrong.
+"""Reading and writing plan.json.
 
-The checksum is the SHA-256 of the plan without ``created`` and ``checksum``, as JSON with sorted keys, no
-spaces and ASCII only (docs/plan-format.md).
+The checksum is the SHA-256 of the plan without ``created`` and ``checksum``, as canonical JSON
+(docs/plan-format.md).
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _LONGEST_SHOWN = 300
 
 
 def checksum_of(document: dict[str, Any]) -> str:
-    """Return the checksum of a plan document: ``sha256:`` and hexadecimal digits.
+    """Return the checksum of a plan document, with the prefix ``sha256:``.
 
-    :raises ValueError: the document has a number that JSON cannot represent, such as infinity.
+    :raises ValueError: a number cannot be encoded.
     :raises RecursionError: the document is nested too deeply.
     """
     covered = {key: value for key, value in document.items() if key not in {"created", "checksum"}}
@@ -45,7 +45,7 @@ def checksum_of(document: dict[str, Any]) -> str:
 
 
 def encode(plan: Plan) -> str:
-    """Return the text of a plan file, with one guest per line so that ``diff -u`` can compare two plans."""
+    """Return the text of a plan file, with one guest per line for ``diff -u``."""
     return "".join(_pieces(plan))
 
 
@@ -65,9 +65,9 @@ def _pieces(plan: Plan) -> Iterator[str]:
 
 
 def write_plan(plan: Plan, path: str) -> None:
-    """Write a plan so that ``path`` has either the whole new plan or its old content, even after a crash.
+    """Write a plan; ``path`` never has only a part of it, even after a crash.
 
-    :raises PlanError: the plan cannot be written there, or its name cannot be made durable.
+    :raises PlanError: the plan cannot be written there or made durable.
     """
     # A symbolic link is kept, and its target is replaced.
     target = os.path.realpath(path)
@@ -93,9 +93,9 @@ def try_folder(folder: str) -> None:
 def read_plan(path: str) -> Plan:
     """Read a plan, and check that it is complete, unedited and consistent.
 
-    :raises PlanError: the plan fails one of these checks, cannot be read, or has another major version.
+    :raises PlanError: the plan cannot be read or fails a check.
     """
-    # Imported here, because most reports do not need numpy, whose import takes longer than all their work.
+    # Imported here, because importing numpy takes longer than most reports, which do not need it.
     from batchdiff.plan.extents import check_extents  # noqa: PLC0415
 
     plan = read_for_report(path)
@@ -109,9 +109,9 @@ def read_plan(path: str) -> Plan:
 
 
 def read_for_report(path: str) -> Plan:
-    """Read a plan as :func:`read_plan` does, but without ``check_extents``, which needs numpy.
+    """Read a plan without ``check_extents``, which needs numpy.
 
-    :raises PlanError: as for :func:`read_plan`, except for that check.
+    :raises PlanError: the plan cannot be read or fails another check.
     """
     check_is_plan(path)
     document = _parsed(path)
@@ -122,7 +122,7 @@ def read_for_report(path: str) -> Plan:
         raise PlanError(
             f"{path} is not a valid plan", why="a number is too large", remedy=plan_again(path)
         ) from error
-    except RecursionError as error:  # the encoder's limit differs from the parser's, depending on Python's version
+    except RecursionError as error:  # the encoder's limit may differ from the parser's
         raise PlanError(
             f"{path} is not a valid plan", why="it is nested too deeply", remedy=plan_again(path)
         ) from error
@@ -159,10 +159,10 @@ def _parsed(path: str) -> dict[str, Any]:
 
 
 def read_regular(path: str, largest: int) -> bytes:
-    """Return the content of a regular file; a FIFO or a device is not read, because it might never end.
+    """Return the content of a regular file; a FIFO or a device might never end.
 
-    :raises OSError: the file cannot be opened or read, or is a folder.
-    :raises ValueError: the file is a FIFO or a device, or has more than ``largest`` bytes.
+    :raises OSError: the file cannot be read.
+    :raises ValueError: the path or the file is unsuitable, such as a file of more than ``largest`` bytes.
     """
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         fd = file.fileno()
@@ -194,5 +194,5 @@ def _check_schema(document: dict[str, Any], path: str) -> None:
 
 
 def _cut(text: str) -> str:
-    # Text from the file may have any length: its version, or the names in the path of a value.
+    # Text from the file may have any length.
     return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 3] + "..."

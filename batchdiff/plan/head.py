@@ -1,4 +1,4 @@
-"""The parts of a plan file that are found without parsing it: the lines that identify it, and its guests' names.
+"""The parts of a plan file that are found without parsing it.
 
 ::
 
@@ -31,14 +31,14 @@ _LONGEST_NAME_LINE = 1 << 14
 
 
 class PlanHead(NamedTuple):
-    """The checksum of a plan, and its time of creation (ISO 8601 in UTC)."""
+    """The checksum and creation time (ISO 8601 in UTC) of a plan."""
 
     checksum: str
     created: str
 
 
 def plan_head(path: str) -> PlanHead | None:
-    """Return the head of a plan file as batchdiff writes it, unchecked; None for any other or unreadable file."""
+    """Return the head of a plan file as batchdiff writes it, unchecked; None if there is none."""
     head = beginning(path)
     created, checksum = _CREATED.search(head), _CHECKSUM.search(head)
     if not head.startswith(BEGINNING) or created is None or checksum is None:
@@ -47,9 +47,9 @@ def plan_head(path: str) -> PlanHead | None:
 
 
 def guests_named_in(path: str) -> list[str]:
-    """Return the names of the guests of a plan file as batchdiff writes it; none for any other or unreadable file.
+    """Return the names of the guests in a plan file as batchdiff writes it, unchecked; empty if it cannot be read.
 
-    The plan is not checked. Names of thousands of characters are left out.
+    Names of thousands of characters are left out.
     """
     if not beginning(path).startswith(BEGINNING):
         return []
@@ -66,7 +66,7 @@ def guests_named_in(path: str) -> list[str]:
 
 
 def beginning(path: str) -> bytes:
-    """Return the first 4 KiB of a regular file; empty for anything else, or if the file cannot be read."""
+    """Return the first 4 KiB of a regular file; empty for any other or unreadable file."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError):

@@ -1,11 +1,10 @@
-"""The JSON of a plan, read and written guest by guest, with runs kept as :class:`Runs`.
+"""The JSON of a plan, with runs kept as :class:`Runs`.
 
 ::
 
     {"guests": [{"extents": {"data": RUNS, "zero": RUNS, ...}, "sharing": {"runs": RUNS, ...}, ...}, ...], ...}
 
-Python's json module reads everything except the runs and the objects and lists around them. A document equals the
-result of ``json.loads`` except that valid runs are :class:`Runs`.
+Python's json module reads other values.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import Any
 from batchdiff.plan.runs import Runs, match
 
 Reader = Callable[[str, int], tuple[Any, int]]
-"""A function that returns the value at an index of a string, and the index after the value."""
+"""Returns the value at an index of a text, and the index after the value."""
 
 CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 READABLE = json.JSONEncoder(allow_nan=False)
@@ -28,11 +27,11 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 class AmbiguityError(ValueError):
-    """Text that not all readers of JSON understand alike; the message gives the reason."""
+    """Text that not all readers of JSON understand alike."""
 
 
 def why_not_json(error: ValueError | RecursionError) -> str:
-    """Return why bytes are not the JSON of a plan. Python's own messages differ between versions."""
+    """Return why bytes are not JSON; Python's own messages differ between versions."""
     match error:
         case AmbiguityError():
             return str(error)
@@ -48,8 +47,7 @@ def why_not_json(error: ValueError | RecursionError) -> str:
 def parse_json(text: str) -> object:
     """Return the document in a JSON text.
 
-    :raises ValueError: the text is not JSON, has a name twice in an object, or has ``NaN``, ``Infinity``, or an
-        integer with too many digits.
+    :raises ValueError: the text is invalid or ambiguous, or has a number with too many digits.
     :raises RecursionError: the text is nested too deeply.
     """
     document, end = _DOCUMENT(text, _after_space(text, 0))
@@ -63,7 +61,7 @@ def encode_json(value: object, encoder: json.JSONEncoder) -> str:
 
     Lists in the value must not contain runs.
 
-    :raises ValueError: the value contains NaN or infinity.
+    :raises ValueError: a number cannot be encoded.
     :raises RecursionError: the value is nested too deeply.
     """
     if isinstance(value, Runs):
@@ -78,7 +76,7 @@ def encode_json(value: object, encoder: json.JSONEncoder) -> str:
 def canonical(document: dict[str, Any]) -> Iterator[str]:
     """Yield the canonical JSON of a document in pieces: keys sorted, no white space, ASCII only.
 
-    :raises ValueError: the document contains NaN or infinity.
+    :raises ValueError: a number cannot be encoded.
     :raises RecursionError: the document is nested too deeply.
     """
     for number, key in enumerate(sorted(document)):
@@ -99,7 +97,7 @@ def _after_space(text: str, at: int) -> int:
 
 
 def _after(text: str, at: int, sign: str) -> int:
-    """Return the index of what follows the punctuation mark ``sign``, which must be next; skip white space."""
+    """Skip a punctuation mark, which must be next, and the white space around it."""
     at = _after_space(text, at)
     if not text.startswith(sign, at):
         raise json.JSONDecodeError(f"Expecting {sign!r}", text, at)
@@ -107,7 +105,7 @@ def _after(text: str, at: int, sign: str) -> int:
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object; refuse two members with one name, because readers do not agree on which one counts."""
+    """Refuse two members with one name, because readers do not agree on which one counts."""
     found = dict(pairs)
     if len(found) != len(pairs):
         twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
@@ -127,8 +125,6 @@ def _runs(text: str, at: int) -> tuple[Any, int]:
 
 
 def _list_of(read: Reader) -> Reader:
-    """Return a reader of lists whose items ``read`` reads."""
-
     def list_at(text: str, at: int) -> tuple[Any, int]:
         if not text.startswith("[", at):
             return _any_value(text, at)
@@ -145,8 +141,6 @@ def _list_of(read: Reader) -> Reader:
 
 
 def _object_of(**readers: Reader) -> Reader:
-    """Return a reader of objects; the members named in ``readers`` have readers of their own."""
-
     def object_at(text: str, at: int) -> tuple[Any, int]:
         if not text.startswith("{", at):
             return _any_value(text, at)

@@ -1,4 +1,4 @@
-"""Reading the bytes of a manifest: from a file, from stdin, or from a pipe such as the shell's ``<(...)``.
+"""Reading the bytes of a manifest from a file, stdin or a pipe.
 
 ::
 
@@ -24,7 +24,7 @@ from batchdiff.quoting import NO_FOLDER_TO_LIST, show, suggestion
 from batchdiff.units import MIB
 
 MAX_BYTES = 8 * MIB
-"""Enough for ten thousand guests of ten keys each; a larger file is probably an image given by mistake."""
+"""Enough for ten thousand guests of ten keys each."""
 
 STDIN = "-"
 _STDIN_NAMES = (STDIN, "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
@@ -37,9 +37,9 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 class ManifestFile(NamedTuple):
-    """A manifest as it was read: its absolute path, its name for messages, its content.
+    """A manifest as it was read; ``shown`` is its name for messages.
 
-    The path is ``<stdin>`` in the current folder for stdin, and ``<pipe>`` there for another descriptor or a pipe.
+    ``path`` is absolute; if :func:`is_piped`, it is ``<stdin>`` or ``<pipe>`` in the current folder.
     """
 
     path: str
@@ -53,7 +53,7 @@ class ManifestFile(NamedTuple):
 
 
 def is_piped(path: str) -> bool:
-    """Return True if a manifest of that name comes from a descriptor or a pipe, and thus not from a folder."""
+    """Return True if a manifest comes from a descriptor or a pipe, and thus not from a folder."""
     if path in _STDIN_NAMES or path.startswith(_DESCRIPTORS):
         return True
     try:
@@ -65,7 +65,7 @@ def is_piped(path: str) -> bool:
 def manifest_file(path: str) -> ManifestFile:
     """Read the bytes of a manifest, or of stdin for ``-``.
 
-    :raises ManifestError: the manifest cannot be read, is too large, or is clearly something else.
+    :raises ManifestError: the manifest cannot be read, is too large or is clearly something else.
     """
     shown = "<stdin>" if path == STDIN else show(path)[1:-1]
     try:
@@ -91,11 +91,7 @@ def manifest_file(path: str) -> ManifestFile:
 
 
 def _content(path: str) -> bytes:
-    """Return the content of a file or pipe, cut off one byte after the limit.
-
-    :raises OSError: it cannot be read.
-    :raises ValueError: it is a folder or a device other than a terminal on stdin.
-    """
+    """Return the content, cut off one byte after the limit."""
     # Check before opening, because merely opening a tape drive can move its tape.
     mode = os.fstat(0).st_mode if path == STDIN else os.stat(path).st_mode
     if stat.S_ISDIR(mode):
@@ -109,7 +105,6 @@ def _content(path: str) -> bytes:
 
 
 def _require_manifest(path: str, shown: str, content: bytes) -> None:
-    """Raise ManifestError if the content is too large, or begins like something other than a manifest."""
     head = content[:_HEAD]
     document = own_document(head)
     if document is Document.PLAN:

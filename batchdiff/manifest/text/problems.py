@@ -1,4 +1,4 @@
-"""The problems of a manifest, each with its line, collected so that all are reported together."""
+"""The problems of a manifest, collected so that all are reported together."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import NamedTuple, TypeAlias
 from batchdiff.quoting import escape
 
 YamlPath: TypeAlias = tuple[str | int, ...]
-"""The path to a value: ``("guests", 1, "overlay")``."""
+"""Such as ``("guests", 1, "overlay")``."""
 
 
 class Problem(NamedTuple):
-    """One problem: its line, counted from 1, the value's place in the document, and the message."""
+    """A problem of the value at ``where``; lines count from 1."""
 
     line: int
     where: YamlPath
@@ -19,7 +19,7 @@ class Problem(NamedTuple):
 
 
 class Problems:
-    """The problems and warnings found so far, and the lines of values."""
+    """The problems and warnings found so far."""
 
     def __init__(self) -> None:
         self._found: dict[Problem, None] = {}
@@ -30,21 +30,21 @@ class Problems:
         self._lines: dict[YamlPath, int] = {}
 
     def locate(self, where: YamlPath, line: int) -> None:
-        """Record the line of a value, unless its line or that of its key is recorded already."""
+        """Record the line of a value, unless one is recorded already."""
         self._lines.setdefault(where, line)
 
     def line(self, where: YamlPath) -> int:
-        """Return the line of a value or, if unknown, of the nearest value around it; 1 if all are unknown."""
+        """Return the line of a value or, if unknown, of the nearest value around it; 1 if none is known."""
         for length in range(len(where), -1, -1):
             if where[:length] in self._lines:
                 return self._lines[where[:length]]
         return 1
 
     def add(self, where: YamlPath, message: str, *, line: int | None = None, alike: str = "") -> None:
-        """Add a problem; a repeated one, such as one from a default that several guests share, counts once.
+        """Add a problem; a repeated one counts once.
 
-        ``line``: None for the line of the value. ``alike``: the message without the file that it names; unless it
-        is empty, only the first of several problems with the same place and the same ``alike`` counts.
+        ``line``: None for that of the value. ``alike``: the message without the file that it names; unless it is
+        empty, only the first problem with the same place and ``alike`` counts.
         """
         if alike and (where, alike) in self._alike:
             return
@@ -54,12 +54,12 @@ class Problems:
         self._touched.update(where[:length] for length in range(len(where) + 1))
 
     def warn(self, where: YamlPath, message: str) -> None:
-        """Add a warning, which does not count as a problem."""
+        """Add a warning."""
         self._odd[Problem(self.line(where), where, message)] = None
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """The warnings, as ``LINE: YAML.PATH: message``."""
+        """The texts of the warnings, each with its line."""
         return tuple(f"{each.line}: {_placed(each)}" for each in self._odd)
 
     def touches(self, where: YamlPath) -> bool:
@@ -67,24 +67,21 @@ class Problems:
         return where in self._touched
 
     def objects_to(self, where: YamlPath) -> bool:
-        """Return True if a value itself has a problem, not only something inside it."""
+        """Return True if a value itself has a problem."""
         return where in self._objected
 
     def __len__(self) -> int:
         return len(self._found)
 
     def report(self, name: str) -> str:
-        """Return one line per problem, as from :func:`sentence`, in the order of their lines in the file.
-
-        The warnings follow, because they may explain a problem.
-        """
+        """Return the problems in the order of their lines, then the warnings, which may explain a problem."""
         ordered = sorted(self._found, key=lambda problem: problem.line)
         odd = [f"{name}:{each.line}: warning: {_placed(each)}" for each in self._odd]
         return "\n".join([*(sentence(name, problem) for problem in ordered), *odd])
 
 
 def sentence(name: str, problem: Problem) -> str:
-    """Return ``NAME:LINE: YAML.PATH: message``, without a path if the problem is one of the whole document."""
+    """Return ``NAME:LINE: YAML.PATH: message``, without a path for the whole document."""
     return f"{name}:{problem.line}: {_placed(problem)}"
 
 
@@ -93,6 +90,6 @@ def _placed(problem: Problem) -> str:
 
 
 def show_path(where: YamlPath) -> str:
-    """Return a path as ``guests[1].overlay.cluster_size``; long keys are cut, unprintable characters escaped."""
+    """Return a path as ``guests[1].overlay.cluster_size``, with long keys cut."""
     text = "".join(f"[{step}]" if isinstance(step, int) else f".{escape(step)}" for step in where)
     return text.removeprefix(".")

@@ -1,4 +1,4 @@
-"""The entries of a manifest as written: typed, with defaults applied, before any file is looked at."""
+"""The entries of a manifest as written: typed, with defaults applied."""
 
 from __future__ import annotations
 
@@ -19,10 +19,8 @@ IN_PLACE = "same"
 class WrittenImage(NamedTuple):
     """An image as written in the manifest; ``backing`` is its declared chain, the next image first.
 
-    ``format``: None if the manifest gives none. If ``is_glob``, the path is a pattern, or one of the matches of
-    ``pattern``. ``secret_where``: the place in the manifest that names the secret file, if any does.
-    ``allow_folders``: the folders, besides the image's own, in which its extents or data file may be, each with
-    its place in the manifest.
+    ``is_glob``: the path is a pattern, or a match of ``pattern``. ``allow_folders``: the folders, besides the
+    image's own, in which its extents or data file may be, each with its place.
     """
 
     where: YamlPath
@@ -37,20 +35,16 @@ class WrittenImage(NamedTuple):
 
     @property
     def path_where(self) -> YamlPath:
-        """The place of the path, or of the glob, in the manifest."""
+        """The place of the path or the glob."""
         return (*self.where, "glob" if self.is_glob else "path")
 
 
 class WrittenGuest(NamedTuple):
     """A guest's entry, for one image or for a glob.
 
-    ``name`` and ``overlay_path``: None for the default. ``overlay_where``: the place of ``overlay.path`` in the
-    manifest, in the entry or in the defaults; that of the image's path or glob if neither has the key. Paths in
-    ``options`` are as written; that of the data file is empty for the default path. ``rethin``: an overlay of
-    the template may be replaced by a thinner one. ``secret_where``, ``rethin_where`` and ``data_file_where``: the
-    places of the overlay's secret file, of ``rethin`` and of ``data_file``, if the manifest has them. ``layout``:
-    the disk of Proxmox VE that the overlay will be; None without ``layout: proxmox``. ``strategy``: the guest's
-    own, or the manifest's.
+    ``name`` and ``overlay_path``: None for the default. ``overlay_where``: that of the image's path or glob if the
+    overlay's path is not given. Paths in ``options`` are as written; that of the data file is empty for the
+    default path. ``rethin``: an overlay of the template may be replaced by a thinner one.
     """
 
     image: WrittenImage
@@ -67,12 +61,12 @@ class WrittenGuest(NamedTuple):
 
     @property
     def where(self) -> YamlPath:
-        """The entry's place in the manifest."""
+        """The entry's place."""
         return self.image.where
 
     @property
     def in_place(self) -> bool:
-        """True if ``overlay.path`` is ``same``, which stands for the guest's own path."""
+        """True if the overlay is to have the guest's own path."""
         return self.overlay_path == IN_PLACE
 
     @property

@@ -1,4 +1,4 @@
-"""Explanations of the known YAML syntax errors, in terms of the text and not of the parser."""
+"""Explanations of YAML syntax errors, in terms of the text and not of the parser."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _AT_THE_BEGINNING = ("could not find expected ':'", "found unexpected end of str
 
 
 def where_and_why(error: yaml.MarkedYAMLError, text: str) -> tuple[int | None, str]:
-    """Return the line to correct, counted from 1 (None if unknown), and what is wrong."""
+    """Return the line to correct, counted from 1 (None if unknown), and the explanation."""
     problem = error.problem or ""
     mark = error.problem_mark or error.context_mark
     if mark is None:
@@ -64,7 +64,7 @@ def where_and_why(error: yaml.MarkedYAMLError, text: str) -> tuple[int | None, s
 
 
 def _is_in_brackets(error: yaml.MarkedYAMLError) -> bool:
-    """Return whether the parser was inside [ ] or { }, where lines may begin with tabs."""
+    """Inside [ ] or { }, lines may begin with tabs."""
     return "flow" in (error.context or "")
 
 

@@ -1,7 +1,7 @@
-"""YAML as plain data, with the lines of values, for messages that point into the file.
+"""YAML as plain data, with the lines of values.
 
-Only what a manifest needs is accepted: text keys, and no tags but YAML's own plain ones. The expansion of aliases
-and merge keys is limited, because a few hundred bytes of nested aliases can expand to billions of values.
+The expansion of aliases and merge keys is limited, because a few hundred bytes of nested aliases can expand to
+billions of values.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ from batchdiff.manifest.text.yaml_errors import where_and_why
 from batchdiff.quoting import show
 
 MAX_VALUES = 250_000
-"""The most keys and values in the text, and the most values after aliases are expanded: enough for ten thousand
-guests of ten keys each."""
+"""The limit in the text, and again after aliases are expanded: enough for ten thousand guests of ten keys each."""
 
 MAX_DEPTH = 50
-"""About eight times the depth that a manifest needs; the limit also stops an alias that contains itself."""
+"""Much more than a manifest needs; the limit also stops an alias that contains itself."""
 
 _LONGEST_NUMBER = 80
-"""In characters: enough for 64 binary digits. There is a limit because PyYAML takes quadratic time to convert a
-sexagesimal number, such as 1:30:00."""
+"""In characters: enough for 64 binary digits. PyYAML takes quadratic time to convert a sexagesimal number, such as
+1:30:00."""
 
 PlainData: TypeAlias = "bool | int | float | str | list[PlainData] | dict[str, PlainData] | None"
 
@@ -38,13 +37,12 @@ _LOADER: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(yaml, "CSafeLo
 
 
 def parse_yaml(text: str, name: str, problems: Problems) -> PlainData:
-    """Return the single document in a YAML text as plain data; None if there is none, or if it is null.
+    """Return the single document in a YAML text as plain data; None if it is missing, null or unusable.
 
-    Duplicate keys, keys that are not text, unusable numbers or booleans, invalid merge keys and unknown tags
-    become problems. None takes the place of a value that cannot be used, even of the whole document. ``problems``
-    also gets the lines of values. ``name``: the file's name in messages.
+    Keys and values that cannot be used become problems; such a key is left out, such a value is None. ``problems``
+    also gets the lines of values.
 
-    :raises ManifestError: the text is not YAML, has several documents or too many values, or is too deeply nested.
+    :raises ManifestError: the text is not a single YAML document, or exceeds a limit.
     """
     control = yaml.reader.Reader.NON_PRINTABLE.search(text)
     if control:
@@ -85,8 +83,6 @@ def _refuse_excess(name: str, line: int, count: int, depth: int) -> None:
 
 
 class _Reader:
-    """The conversion of YAML nodes to plain data, with limits on the number and the depth of values."""
-
     def __init__(self, name: str, problems: Problems) -> None:
         self._name = name
         self._problems = problems
@@ -154,7 +150,7 @@ class _Reader:
             return str(node.value)
         if node.tag == _TAG + "null":
             return None
-        # PyYAML's conversions raise these errors for text that does not fit its tag, as in `!!int x`.
+        # PyYAML raises these errors for text that does not fit its tag, as in `!!int x`.
         with contextlib.suppress(ValueError, KeyError, IndexError, OverflowError):
             if len(node.value) > _LONGEST_NUMBER:
                 raise ValueError(node.value)
