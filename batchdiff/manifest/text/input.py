@@ -62,6 +62,14 @@ def is_piped(path: str) -> bool:
         return False
 
 
+def _has_current_folder() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def manifest_file(path: str) -> ManifestFile:
     """Read the bytes of a manifest, or of stdin for ``-``.
 
@@ -75,7 +83,9 @@ def manifest_file(path: str) -> ManifestFile:
         content = _content(path)
     except FileNotFoundError:
         if is_piped(path):
-            why, remedy = "the current folder no longer exists", "Change to another folder."
+            why, remedy = "that descriptor is not open", "Open it, or give the path of the manifest."
+            if not _has_current_folder():
+                why, remedy = "the current folder no longer exists", "Change to another folder."
             raise ManifestError(f"cannot read the manifest {shown}", why=why, remedy=remedy) from None
         raise ManifestError(shown or "the manifest", why="no such file", remedy=_near(path)) from None
     except OSError as error:

@@ -141,3 +141,12 @@ def test_a_piped_manifest_in_a_folder_that_was_deleted(tmp_path, monkeypatch):
     assert str(caught.value) == (
         "cannot read the manifest <stdin>: the current folder no longer exists. Change to another folder."
     )
+
+
+def test_a_descriptor_that_is_not_open():
+    with pytest.raises(ManifestError) as caught:
+        manifest_file("/dev/fd/987")
+    assert str(caught.value) == (
+        "cannot read the manifest /dev/fd/987: that descriptor is not open. Open it, or give the path of the"
+        " manifest."
+    )
