@@ -13,7 +13,6 @@ import stat
 from collections.abc import Iterator
 
 WRITE_BITS = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
-"""The bits of a mode that allow writing."""
 
 _OVERRIDE, _OWNER = 1, 3
 _NAMES = {_OVERRIDE: "CAP_DAC_OVERRIDE", _OWNER: "CAP_FOWNER"}
@@ -26,8 +25,7 @@ _ALL_USERS = ["0", "0", "4294967295"]
 def is_root_of_the_host() -> bool:
     """Return whether this process runs as root, and not just as the root of a user namespace; False if unknown.
 
-    The root of a rootless container has capabilities there, but to filesystems of the host it is another user.
-    Source: user_namespaces(7).
+    To filesystems of the host, the root of a rootless container is another user. Source: user_namespaces(7).
     """
     with contextlib.suppress(OSError), open("/proc/self/uid_map", encoding="ascii") as file:
         return os.geteuid() == 0 and file.read().split() == _ALL_USERS
@@ -35,7 +33,7 @@ def is_root_of_the_host() -> bool:
 
 
 def is_read_only(path: str) -> bool:
-    """Return True if the mode of a file has no write bits; False if the mode cannot be read."""
+    """Return True if a file's mode has no write bits; False if the mode cannot be read."""
     try:
         return not os.stat(path).st_mode & WRITE_BITS
     except OSError:
@@ -54,11 +52,11 @@ class Deed(enum.StrEnum):
 
 
 IN_FOLDER = frozenset({Deed.CREATE, Deed.RENAME, Deed.DELETE})
-"""Operations that need permission to write to the file's folder, not to the file."""
+"""Operations that need permission to write to the folder, not to the file."""
 
 
 def user() -> str:
-    """Return the name, if any, and ID of this process's effective user, in words."""
+    """Return this process's effective user, in words."""
     number = os.geteuid()
     with contextlib.suppress(KeyError):
         return f"{pwd.getpwuid(number).pw_name} (uid {number})"
@@ -98,7 +96,7 @@ def lacking_ownership(deed: Deed, path: str) -> str:
 
 
 def lacking_capability() -> str:
-    """Return which of ``_NAMES`` root lacks, as in a container; empty if none, or if the user is not root."""
+    """Return which of ``_NAMES`` root lacks, in words; empty for other users."""
     if os.geteuid() != 0:
         return ""
     return " and ".join(name for number, name in _NAMES.items() if not _has(number))
@@ -122,7 +120,6 @@ def _folders(path: str) -> Iterator[str]:
 
 
 def _is_closed(path: str, mode: int) -> bool:
-    """Return whether a path can be examined, but not accessed in a mode such as ``os.W_OK``."""
     try:
         os.stat(path)
     except PermissionError:

@@ -23,12 +23,12 @@ def applicable_defaults(shared: Mapping[str, Any], own: Mapping[str, Any]) -> di
 
 
 def disk_in(options: Mapping[str, Any]) -> ProxmoxDisk | None:
-    """Return the numbers that options give a disk of Proxmox VE; None without a layout."""
+    """Return the numbers that options give; None without a layout."""
     return ProxmoxDisk(options.get("vmid"), options.get("disk")) if "layout" in options else None
 
 
 def of_one_disk(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield each key that no glob can have, because its guests are different disks, and what is wrong."""
+    """Yield each key that a glob cannot have, and why."""
     for key in ProxmoxDisk._fields:
         if key in options:
             yield key, f"goes with path, not with glob, because each guest is a different disk; leave {key} out"

@@ -6,8 +6,8 @@
     /var/lib/vz/images/101/vm-101-disk-0.qcow2        local:9000/base-9000-disk-0.qcow2/101/vm-101-disk-0.qcow2
     the images folder  VM  name                       the volume; a linked clone's begins with its base
 
-Among the images of a storage, Proxmox VE recognises a linked clone by its backing file name, such as
-``../9000/base-9000-disk-0.qcow2``. It refuses to remove a base if it finds linked clones of this base.
+In a storage, Proxmox VE recognises a linked clone by its backing file name, such as
+``../9000/base-9000-disk-0.qcow2``. It refuses to remove a base whose linked clones it finds.
 
 Source: pve-storage, src/PVE/Storage/Plugin.pm, ``parse_name_dir``, ``parse_volname`` and ``list_images``;
 src/PVE/Storage.pm, ``volume_is_base_and_used``.
@@ -26,14 +26,14 @@ _DISK = re.compile(r"(?:vm|base)-([0-9]{3,9})-disk-([0-9]{1,4})(?:\.(?:raw|qcow2
 _BACKING = re.compile(r"\.\./([0-9]+)/([^/]+\.(?:raw|qcow2|vmdk))")
 
 IMAGES = "images"
-"""The usual name of the folder of all images; ``content-dirs`` can give it another name."""
+"""The usual name of the folder of all images; ``content-dirs`` can change it."""
 
 BTRFS_FILE = "disk.raw"
-"""The name of every raw image on a btrfs storage, where each is in a folder of its own."""
+"""The name of each raw image on a btrfs storage, in a folder of its own."""
 
 
 class VolumePlace(NamedTuple):
-    """The place of an image in a storage: the folder of all images, the VM's number, and the file's name."""
+    """The place of an image in a storage. ``images``: the folder of all images."""
 
     images: str
     vmid: int
@@ -51,7 +51,7 @@ class VolumePlace(NamedTuple):
 
 
 def place_of(path: str) -> VolumePlace | None:
-    """Return the place of an image by its absolute path; None if that is not like ``.../101/NAME.raw``."""
+    """Return the place of an absolute path; None if that is not like ``.../101/NAME.raw``."""
     folder, _, name = path.rpartition("/")
     images, _, number = folder.rpartition("/")
     if not images or not _VMID.fullmatch(number) or not _FILE.fullmatch(name):
@@ -60,7 +60,7 @@ def place_of(path: str) -> VolumePlace | None:
 
 
 def disk_of(name: str) -> tuple[int, int] | None:
-    """Return the numbers of VM and disk in a name such as ``vm-101-disk-0.raw``; None for other names."""
+    """Return the numbers of VM and disk in a name like ``vm-101-disk-0.raw``; None for others."""
     found = _DISK.fullmatch(name)
     return (int(found[1]), int(found[2])) if found else None
 
@@ -72,13 +72,13 @@ def is_of_proxmox(path: str) -> bool:
 
 
 def base_of(place: VolumePlace, backing_name: str) -> VolumePlace | None:
-    """Return the base that a clone's backing file name refers to; None if the name is not ../VMID/NAME.FORMAT."""
+    """Return the base that a clone's backing file name means; None if that is not ../VMID/NAME.FORMAT."""
     found = _BACKING.fullmatch(backing_name)
     return VolumePlace(place.images, int(found[1]), found[2]) if found else None
 
 
 def volume_name(place: VolumePlace, base: VolumePlace | None = None) -> str:
-    """Return a volume's name without its storage. ``base``: None unless the volume is a linked clone."""
+    """Return a volume's name without its storage. ``base``: that of a linked clone."""
     before = "" if base is None else f"{base.vmid}/{base.name}/"
     return f"{before}{place.vmid}/{place.name}"
 
@@ -91,7 +91,7 @@ class Unseen(enum.Enum):
     FOLDER = enum.auto()
     """The overlay is not in a VM's folder in the template's storage, or has a name that Proxmox VE ignores."""
     FORMAT = enum.auto()
-    """The overlay's file name does not end in .qcow2, so Proxmox VE reads the file in another format."""
+    """The overlay's name does not end in .qcow2, so Proxmox VE assumes another format."""
     NAME = enum.auto()
     """The backing file name is not the ../VMID/base-NAME.FORMAT of this template."""
 
@@ -99,7 +99,7 @@ class Unseen(enum.Enum):
 def why_unseen(overlay: str, template: str, backing_name: str) -> Unseen | None:
     """Return why Proxmox VE would not see that an overlay depends on the template; None if it would.
 
-    ``backing_name``: the name of the template in the overlay's header. The paths are absolute.
+    ``backing_name``: as in the overlay's header. The paths are absolute.
     """
     base, clone = place_of(template), place_of(overlay)
     if base is None or not base.is_base:
