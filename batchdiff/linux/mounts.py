@@ -48,7 +48,7 @@ _TYPES = {
 """By ``f_type`` of statfs; one number can stand for several types, such as ext2, ext3 and ext4."""
 
 _TYPE_FIELD = ctypes.c_uint if os.uname().machine == "s390x" else ctypes.c_long
-"""Of ``f_type``, the first field of struct statfs (statfs(2))."""
+"""For ``f_type``, the first field of struct statfs (statfs(2))."""
 _STATFS_BYTES = 256  # larger than the struct on any architecture (120 on x86-64)
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -57,8 +57,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Mount(NamedTuple):
     """A mount.
 
-    ``device``: the filesystem's number. ``root``: the folder or file of the filesystem that is mounted at
-    ``point``. ``read_only``, ``options``: of the filesystem, not of this mount.
+    ``root``: the folder or file of the filesystem that is mounted at ``point``. ``read_only``, ``options``: of the
+    filesystem, not of this mount.
     """
 
     number: int
@@ -71,7 +71,7 @@ class Mount(NamedTuple):
     options: tuple[str, ...] = ()
 
     def option(self, name: str) -> str | None:
-        """Return an option's value, empty if it has none; None if the option is not set."""
+        """Return an option's value, empty if it has none; None if it is not set."""
         found = (each.partition("=") for each in self.options)
         return next((value for key, _, value in found if key == name), None)
 
@@ -155,7 +155,7 @@ def is_mount_point(path: str) -> bool:
 
 
 def mounts_of(device: int) -> list[Mount]:
-    """Return the mounts of the filesystem on the block device with this number."""
+    """Return the mounts of the filesystem on a block device."""
     return [mount for mount in mounts() if device in {mount.device, _device_at(mount.source)}]
 
 
@@ -184,5 +184,4 @@ def _device_at(source: str) -> int | None:
 
 
 def _plain(text: str) -> str:
-    r"""Decode octal escapes: a space is written as \040."""
     return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)

@@ -19,7 +19,7 @@ _NAMES = {_OVERRIDE: "CAP_DAC_OVERRIDE", _OWNER: "CAP_FOWNER"}
 
 
 _ALL_USERS = ["0", "0", "4294967295"]
-"""The line of /proc/self/uid_map if each user ID is that of the host."""
+"""/proc/self/uid_map if each user ID is that of the host."""
 
 
 def is_root_of_the_host() -> bool:
@@ -41,7 +41,7 @@ def is_read_only(path: str) -> bool:
 
 
 class Deed(enum.StrEnum):
-    """An operation on a file or folder, as a verb for messages."""
+    """An operation, as a verb for messages."""
 
     READ = "read"
     WRITE = "write to"
@@ -78,7 +78,7 @@ def lacking_access(deed: Deed, path: str) -> str:
 
 
 def lacking_ownership(deed: Deed, path: str) -> str:
-    """Return the only users who may do a deed (EPERM), as a clause; empty if ownership is not a known obstacle."""
+    """Return who alone may do a deed (EPERM), as a clause; empty if ownership is not a known obstacle."""
     with contextlib.suppress(OSError):
         file = os.lstat(path)
         if _has(_OWNER) or file.st_uid == os.geteuid():
@@ -103,7 +103,7 @@ def lacking_capability() -> str:
 
 
 def confinement() -> str:
-    """Return the profile or label that a security module gives this process; empty if unconfined or unknown."""
+    """Return this process's label from a security module; empty if unconfined or unknown."""
     with contextlib.suppress(OSError, ValueError):
         with open("/proc/self/attr/current", encoding="utf-8") as file:
             label = file.read().strip("\0\n ")
@@ -112,7 +112,6 @@ def confinement() -> str:
 
 
 def _folders(path: str) -> Iterator[str]:
-    """Yield the folders above a path, from the root down."""
     folder = os.path.dirname(os.path.abspath(path))
     if folder != path:
         yield from _folders(folder)

@@ -17,7 +17,7 @@ _OVERRULED = {"layout": "path", "path": "layout"}
 
 
 def applicable_defaults(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the default options that apply to a guest; with a layout, ``backing_path`` is relative by default."""
+    """Return the defaults for a guest; with a layout, ``backing_path`` is relative by default."""
     found = {key: value for key, value in shared.items() if _OVERRULED.get(key) not in own}
     return {"backing_path": "relative"} | found if "layout" in {**found, **own} else found
 

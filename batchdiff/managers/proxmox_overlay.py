@@ -45,7 +45,7 @@ class PlacementError(ValueError):
 
 
 def template_problem(template: str) -> str:
-    """Return why a template's path rules out linked clones, and what to do; empty if it does not."""
+    """Return why a template's path rules out linked clones, and what to do; empty if it allows them."""
     place = place_of(template)
     numbers = disk_of(place.name) if place else None
     if place is None or numbers is None or numbers[0] != place.vmid:
@@ -102,7 +102,6 @@ def _own_place(base: VolumePlace, guest: str) -> tuple[int | None, str]:
 def _vmid(
     base: VolumePlace, guest: str, chosen: ProxmoxDisk, owner: int | None, named: tuple[int, int] | None
 ) -> int:
-    """Return a guest's VM. ``owner``: that of its folder; ``named``: the numbers in its name."""
     if owner is not None:
         if chosen.vmid not in {None, owner}:
             why = f"it is in the folder of VM {owner}, so Proxmox VE assigns it to that VM, not to {chosen.vmid}"

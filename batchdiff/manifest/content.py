@@ -36,7 +36,7 @@ _PERCENT = re.compile(r"(.+?)\s*%")
 
 
 class _Settled(NamedTuple):
-    """A guest. ``overlay``: None if its path is unusable.
+    """A guest; ``overlay`` is None if its path is unusable.
 
     ``rethin``: the guest is an overlay, to be replaced by a thinner one; ``done`` is then None.
     """
@@ -155,7 +155,7 @@ class ManifestReader:
     def _data_files(
         self, template: FoundImage | None, settled: list[_Settled], *, may_exist: bool
     ) -> dict[str, str]:
-        """Check the data files to write; return their paths by those of their overlays."""
+        """Check data files; return their paths by those of their overlays."""
         everyone = [each.guest for each in settled if isinstance(each.guest, FoundGuest)]
         pending, found = [], {}
         for each in settled:
@@ -197,7 +197,6 @@ class ManifestReader:
                 )
 
     def _overlay_secrets(self, written: list[WrittenGuest]) -> dict[str, str]:
-        """Return the resolved paths of overlays' secret files by those in the manifest."""
         found = {}
         for guest in written:
             chosen = guest.options.encryption

@@ -5,9 +5,9 @@
     web01.img     may still exist, be named web01.img.batchdiff-original, or be gone: deleted or purged
     web01.qcow2   must exist and have the template in its chain, or its entry in the sidecar does not count
 
-A sidecar can be out of date: an overlay may have been removed or flattened. Reading headers detects that.
+A sidecar can be out of date: an overlay may have been removed or flattened. So headers are read, too.
 
-With ``rethin``, any overlay of the template can be a guest, to be replaced by a thinner one.
+With ``rethin``, an overlay of the template can be a guest, to be replaced by a thinner one.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class Done(NamedTuple):
-    """A converted guest's overlay, and the origin in its lineage that concerns the guest."""
+    """A converted guest's overlay, and the origin that concerns the guest."""
 
     overlay_path: str
     origin: OverlayOrigin
@@ -86,7 +86,7 @@ class ConvertedGuests:
         return self._template is not None
 
     def of(self, paths: Collection[str], overlays: Collection[str], former: Collection[str] = ()) -> Done | None:
-        """Return the conversion of the guest with these paths; None if no conversion is known.
+        """Return the conversion of the guest with these paths; None if none is known.
 
         ``overlays``: paths where an overlay counts, unless it is recorded only for other guests and its path is
         not in ``paths``. ``former``: paths where an overlay counts only if it is recorded for this guest.
@@ -117,7 +117,7 @@ class ConvertedGuests:
         return () if origin is None or not self._is_overlay_of_template(overlay) else origin.lineage
 
     def _recorded(self, overlay: str) -> dict[str, OverlayOrigin]:
-        """Return all overlays in the sidecar for this one; empty if it cannot be read."""
+        """Return all overlays in the sidecar for this one."""
         if self._template is None:
             return {}
         where = sidecar_path(self._template, overlay)
@@ -135,7 +135,7 @@ class ConvertedGuests:
         return self._are_overlays[overlay]
 
     def _originals(self, overlay: str, origin: OverlayOrigin) -> Iterator[str]:
-        """Yield the guest's recorded path, or those of originals in quarantine whose default overlay fits."""
+        """Yield the guest's recorded path, or those of quarantined originals that fit the overlay's path."""
         if origin.original:
             yield origin.original
             return
@@ -169,7 +169,7 @@ class OverlayFinder:
     def guests(self, everyone: Sequence[AnyGuest]) -> list[AnyGuest]:
         """Return the guests; with ``rethin``, qcow2 files that name the template get the overlay path ``same``.
 
-        For a guest whose original is gone, :meth:`of_done` then gives the overlay, if any.
+        With ``rethin``, the overlay from :meth:`of_done`, if any, replaces a guest whose original is gone.
         """
         found = [self._overlay_or(guest) for guest in everyone]
         replaced = {
@@ -235,7 +235,6 @@ class OverlayFinder:
         return tuple(_files_of(self._template.source))
 
     def _is_direct(self, path: str) -> bool:
-        """Return True if an image itself names the template as its backing file."""
         template = None if self._template is None else self._template.place.identity
         if template is None:
             return False
