@@ -5,10 +5,6 @@
     36 35 98:0 /root /mount/point rw,noatime shared:1 - ext4 /dev/sda1 rw,errors=continue     /proc/self/mountinfo
     id                                                  type source    options
 
-In a chroot or a container, the list lacks the mounts outside; in a chroot, often even that of the root folder.
-statfs also reports a filesystem's type, but less exactly (one number for ext2, ext3 and ext4, and one for all of
-FUSE).
-
 Source: Linux ``Documentation/filesystems/proc.rst``, 3.5; statfs(2); ``include/uapi/linux/magic.h``; for ZFS,
 ``module/os/linux/zfs/zpl_super.c`` of OpenZFS.
 """
@@ -49,20 +45,20 @@ _TYPES = {
     0xF15F: "ecryptfs",
     0x858458F6: "ramfs",
 }
-"""Names for the types that statfs reports as numbers; one number can stand for several types."""
+"""By ``f_type`` of statfs; one number can stand for several types, such as ext2, ext3 and ext4."""
 
 _TYPE_FIELD = ctypes.c_uint if os.uname().machine == "s390x" else ctypes.c_long
-"""The type of the first field of struct statfs (statfs(2), "f_type")."""
+"""For ``f_type``, the first field of struct statfs (statfs(2))."""
 _STATFS_BYTES = 256  # larger than the struct on any architecture (120 on x86-64)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Mount(NamedTuple):
-    """One mount. ``read_only``: whether the whole filesystem is read-only, not just this mount.
+    """A mount.
 
-    ``device``: the filesystem's device number. ``root``: the folder or file of the filesystem that is mounted at
-    ``point``. ``options``: those of the filesystem, not of this mount.
+    ``root``: the folder or file of the filesystem that is mounted at ``point``. ``read_only``, ``options``: of the
+    filesystem, not of this mount.
     """
 
     number: int
@@ -75,18 +71,18 @@ class Mount(NamedTuple):
     options: tuple[str, ...] = ()
 
     def option(self, name: str) -> str | None:
-        """Return an option's value, empty if it has none; None if the option is not set."""
+        """Return an option's value, empty if it has none; None if it is not set."""
         found = (each.partition("=") for each in self.options)
         return next((value for key, _, value in found if key == name), None)
 
 
 def mounts() -> list[Mount]:
-    """Return all mounts that this process can see; none if the list cannot be read."""
+    """Return the mounts that this process can see; none if the list cannot be read."""
     return [parse_mount(line) for line in mountinfo()]
 
 
 def mountinfo() -> list[str]:
-    """Return the lines of the kernel's list, one for each mount; none if it cannot be read."""
+    """Return the lines of the kernel's list; none if it cannot be read."""
     try:
         # A carriage return in a path is not escaped, and does not end a line.
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
@@ -115,15 +111,14 @@ def parse_mount(line: str) -> Mount:
 
 def filesystem_of(fd: int) -> str:
     """Return the filesystem type of an open file, such as ext4, fuse.sshfs or "type 0x187"; empty if unknown."""
-    # Find the mount in the list by its number; the device numbers of btrfs subvolumes are not listed. In a chroot,
-    # whose list may lack the mount, ask statfs.
+    # Not by device number: those of btrfs subvolumes are not listed. In a chroot, the list may lack the mount.
     mount = mount_under(fd)
     return _statfs_type(fd) if mount is None else mount.filesystem
 
 
 def mount_under(fd: int) -> Mount | None:
-    """Return the mount through which a file was opened; None if it is not in the list."""
-    # This runs several times for each guest of a fleet, so no other line is parsed.
+    """Return the mount through which a file was opened; None if it is not found."""
+    # Parse no other line: this runs several times for each guest of a fleet.
     begin = f"{_mount_number(fd)} "
     return next((parse_mount(line) for line in mountinfo() if line.startswith(begin)), None)
 
@@ -145,8 +140,7 @@ def mount_of(path: str) -> Mount | None:
 def is_mounted_read_only(path: str) -> bool:
     """Return whether the mount of a file, or of its folder if the file cannot be examined, is read-only.
 
-    True if that is unknown. Folders of a filesystem that is mounted read-write can still be read-only, such as
-    snapshots on btrfs.
+    True if that is unknown. On a read-write mount, a snapshot of btrfs can still be read-only.
     """
     for place in (path, os.path.dirname(os.path.abspath(path))):
         with contextlib.suppress(OSError):
@@ -155,13 +149,13 @@ def is_mounted_read_only(path: str) -> bool:
 
 
 def is_mount_point(path: str) -> bool:
-    """Return whether a path is a mount point, even of a bind-mounted file, which ``os.path.ismount`` misses."""
+    """Return whether a path is a mount point, even of a bind-mounted file, which ``os.path.ismount`` can miss."""
     folder, name = os.path.split(os.path.abspath(path))
     return os.path.join(os.path.realpath(folder), name) in {mount.point for mount in mounts()}
 
 
 def mounts_of(device: int) -> list[Mount]:
-    """Return the mounts of the filesystem on the block device with this number."""
+    """Return the mounts of the filesystem on a block device."""
     return [mount for mount in mounts() if device in {mount.device, _device_at(mount.source)}]
 
 
@@ -190,5 +184,4 @@ def _device_at(source: str) -> int | None:
 
 
 def _plain(text: str) -> str:
-    r"""Decode the octal escapes in a path: a space is written as \040."""
     return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)

@@ -13,21 +13,19 @@ import stat
 from collections.abc import Iterator
 
 WRITE_BITS = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
-"""The bits of a mode that allow writing."""
 
 _OVERRIDE, _OWNER = 1, 3
 _NAMES = {_OVERRIDE: "CAP_DAC_OVERRIDE", _OWNER: "CAP_FOWNER"}
 
 
 _ALL_USERS = ["0", "0", "4294967295"]
-"""The line of /proc/self/uid_map if each user ID is that of the host."""
+"""/proc/self/uid_map if each user ID is that of the host."""
 
 
 def is_root_of_the_host() -> bool:
     """Return whether this process runs as root, and not just as the root of a user namespace; False if unknown.
 
-    The root of a rootless container has capabilities there, but to filesystems of the host it is another user.
-    Source: user_namespaces(7).
+    To filesystems of the host, the root of a rootless container is another user. Source: user_namespaces(7).
     """
     with contextlib.suppress(OSError), open("/proc/self/uid_map", encoding="ascii") as file:
         return os.geteuid() == 0 and file.read().split() == _ALL_USERS
@@ -35,7 +33,7 @@ def is_root_of_the_host() -> bool:
 
 
 def is_read_only(path: str) -> bool:
-    """Return True if the mode of a file has no write bits; False if the mode cannot be read."""
+    """Return True if a file's mode has no write bits; False if the mode cannot be read."""
     try:
         return not os.stat(path).st_mode & WRITE_BITS
     except OSError:
@@ -43,7 +41,7 @@ def is_read_only(path: str) -> bool:
 
 
 class Deed(enum.StrEnum):
-    """An operation on a file or folder, as a verb for messages."""
+    """An operation, as a verb for messages."""
 
     READ = "read"
     WRITE = "write to"
@@ -54,11 +52,11 @@ class Deed(enum.StrEnum):
 
 
 IN_FOLDER = frozenset({Deed.CREATE, Deed.RENAME, Deed.DELETE})
-"""Operations that need permission to write to the file's folder, not to the file."""
+"""Operations that need permission to write to the folder, not to the file."""
 
 
 def user() -> str:
-    """Return the name, if any, and ID of this process's effective user, in words."""
+    """Return this process's effective user, in words."""
     number = os.geteuid()
     with contextlib.suppress(KeyError):
         return f"{pwd.getpwuid(number).pw_name} (uid {number})"
@@ -80,7 +78,7 @@ def lacking_access(deed: Deed, path: str) -> str:
 
 
 def lacking_ownership(deed: Deed, path: str) -> str:
-    """Return the only users who may do a deed (EPERM), as a clause; empty if ownership is not a known obstacle."""
+    """Return who alone may do a deed (EPERM), as a clause; empty if ownership is not a known obstacle."""
     with contextlib.suppress(OSError):
         file = os.lstat(path)
         if _has(_OWNER) or file.st_uid == os.geteuid():
@@ -98,14 +96,14 @@ def lacking_ownership(deed: Deed, path: str) -> str:
 
 
 def lacking_capability() -> str:
-    """Return which of ``_NAMES`` root lacks, as in a container; empty if none, or if the user is not root."""
+    """Return which of ``_NAMES`` root lacks, in words; empty for other users."""
     if os.geteuid() != 0:
         return ""
     return " and ".join(name for number, name in _NAMES.items() if not _has(number))
 
 
 def confinement() -> str:
-    """Return the profile or label that a security module gives this process; empty if unconfined or unknown."""
+    """Return this process's label from a security module; empty if unconfined or unknown."""
     with contextlib.suppress(OSError, ValueError):
         with open("/proc/self/attr/current", encoding="utf-8") as file:
             label = file.read().strip("\0\n ")
@@ -114,7 +112,6 @@ def confinement() -> str:
 
 
 def _folders(path: str) -> Iterator[str]:
-    """Yield the folders above a path, from the root down."""
     folder = os.path.dirname(os.path.abspath(path))
     if folder != path:
         yield from _folders(folder)
@@ -122,7 +119,6 @@ def _folders(path: str) -> Iterator[str]:
 
 
 def _is_closed(path: str, mode: int) -> bool:
-    """Return whether a path can be examined, but not accessed in a mode such as ``os.W_OK``."""
     try:
         os.stat(path)
     except PermissionError:

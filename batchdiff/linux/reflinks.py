@@ -1,10 +1,10 @@
 """Find out whether files can share blocks, without writing anything.
 
-======  =====================================================================================================
-btrfs   yes, unless only one of them has checksums (chattr +C turns these off, as libvirt can in pools)
+======  ============================================================================
+btrfs   yes, unless only one of them has checksums (chattr +C turns these off)
 XFS     yes, if the filesystem was made with reflink=1, as its geometry shows
 others  yes, unless the error of a call that the kernel must refuse rules it out
-======  =====================================================================================================
+======  ============================================================================
 
 Source: ``struct xfs_fsop_geom`` in Linux ``fs/xfs/libxfs/xfs_fs.h``; ``struct btrfs_ioctl_fs_info_args`` in
 ``include/uapi/linux/btrfs.h``; btrfs(5), "nodatacow".

@@ -1,4 +1,4 @@
-"""Rename files durably, without ever replacing one."""
+"""Rename files durably, without replacing any."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def rename_without_replacing(source: str, target: str) -> None:
     """Rename a file within its filesystem, and make that durable. Both paths must include a folder.
 
-    If RENAME_NOREPLACE is unsupported, use link, which replaces no file either, and unlink. Source: renameat2(2).
+    Where RENAME_NOREPLACE is unsupported, link does not replace a file either. Source: renameat2(2).
 
     :raises FileExistsError: ``target`` exists.
-    :raises OSError: the file cannot be renamed, or the change cannot be made durable.
+    :raises OSError: the file cannot be renamed durably.
     """
     result = _libc.renameat2(
         _AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), ctypes.c_uint(_RENAME_NOREPLACE)

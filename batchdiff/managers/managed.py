@@ -1,7 +1,6 @@
 """Images that a VM manager with a database of its own keeps: oVirt and OpenStack Nova; pure.
 
-Such a manager records each disk's format and the images below it. It would not know of an overlay, so it could
-start the VM with the former format, or remove the template.
+Such a manager would not know of an overlay: it could start the VM with the former format, or remove the template.
 
 Sources: vdsm, lib/vdsm/storage/constants.py (``/rhev/data-center``) and fileVolume.py (``UUID.meta``); Nova,
 nova/virt/libvirt/imagebackend.py (``disk.info``) and imagecache.py (which removes unused files from ``_base``).
@@ -22,10 +21,9 @@ _CHOOSE_ANOTHER_PATH = "choose another path for the overlay (`overlay: {path: ..
 
 
 def why_managed(guest: Iterable[str], template: Iterable[str], overlay: str = "") -> str:
-    """Return why a guest must not be converted: its image, overlay or template is a manager's; empty if none is.
+    """Return why a guest must not be converted; empty if none of the paths is a manager's.
 
-    All paths are absolute. ``guest``: those of the image and of a link to it; ``template``: those of its chain's
-    files.
+    All are absolute. ``guest``: those of the image and of a link to it; ``template``: those of its chain.
     """
     by_guest = (_why_guest(f"{path} is", path, _CONVERT_A_COPY) for path in guest)
     return (

@@ -17,18 +17,18 @@ _OVERRULED = {"layout": "path", "path": "layout"}
 
 
 def applicable_defaults(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the default options that apply to a guest; with a layout, ``backing_path`` is relative by default."""
+    """Return the defaults for a guest; with a layout, ``backing_path`` is relative by default."""
     found = {key: value for key, value in shared.items() if _OVERRULED.get(key) not in own}
     return {"backing_path": "relative"} | found if "layout" in {**found, **own} else found
 
 
 def disk_in(options: Mapping[str, Any]) -> ProxmoxDisk | None:
-    """Return the numbers that options give a disk of Proxmox VE; None without a layout."""
+    """Return the numbers that options give; None without a layout."""
     return ProxmoxDisk(options.get("vmid"), options.get("disk")) if "layout" in options else None
 
 
 def of_one_disk(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield each key that no glob can have, because its guests are different disks, and what is wrong."""
+    """Yield each key that a glob cannot have, and why."""
     for key in ProxmoxDisk._fields:
         if key in options:
             yield key, f"goes with path, not with glob, because each guest is a different disk; leave {key} out"

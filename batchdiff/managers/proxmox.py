@@ -6,8 +6,8 @@
     /var/lib/vz/images/101/vm-101-disk-0.qcow2        local:9000/base-9000-disk-0.qcow2/101/vm-101-disk-0.qcow2
     the images folder  VM  name                       the volume; a linked clone's begins with its base
 
-Among the images of a storage, Proxmox VE recognises a linked clone by its backing file name, such as
-``../9000/base-9000-disk-0.qcow2``. It refuses to remove a base if it finds linked clones of this base.
+In a storage, Proxmox VE recognises a linked clone by its backing file name, such as
+``../9000/base-9000-disk-0.qcow2``. It refuses to remove a base whose linked clones it finds.
 
 Source: pve-storage, src/PVE/Storage/Plugin.pm, ``parse_name_dir``, ``parse_volname`` and ``list_images``;
 src/PVE/Storage.pm, ``volume_is_base_and_used``.
@@ -26,14 +26,14 @@ _DISK = re.compile(r"(?:vm|base)-([0-9]{3,9})-disk-([0-9]{1,4})(?:\.(?:raw|qcow2
 _BACKING = re.compile(r"\.\./([0-9]+)/([^/]+\.(?:raw|qcow2|vmdk))")
 
 IMAGES = "images"
-"""The usual name of the folder of all images; ``content-dirs`` can give it another name."""
+"""The usual name of the folder of all images; ``content-dirs`` can change it."""
 
 BTRFS_FILE = "disk.raw"
-"""The name of every raw image on a btrfs storage, where each is in a folder of its own."""
+"""The name of each raw image on a btrfs storage, in a folder of its own."""
 
 
 class VolumePlace(NamedTuple):
-    """The place of an image in a storage: the folder of all images, the VM's number, and the file's name."""
+    """The place of an image in a storage. ``images``: the folder of all images."""
 
     images: str
     vmid: int
@@ -51,7 +51,7 @@ class VolumePlace(NamedTuple):
 
 
 def place_of(path: str) -> VolumePlace | None:
-    """Return the place of an image by its absolute path; None if that is not like ``.../101/NAME.raw``."""
+    """Return an image's place by its absolute path; None if the path is not like ``.../101/NAME.raw``."""
     folder, _, name = path.rpartition("/")
     images, _, number = folder.rpartition("/")
     if not images or not _VMID.fullmatch(number) or not _FILE.fullmatch(name):
@@ -60,25 +60,25 @@ def place_of(path: str) -> VolumePlace | None:
 
 
 def disk_of(name: str) -> tuple[int, int] | None:
-    """Return the numbers of VM and disk in a name such as ``vm-101-disk-0.raw``; None for other names."""
+    """Return the numbers of VM and disk in a name like ``vm-101-disk-0.raw``; None for others."""
     found = _DISK.fullmatch(name)
     return (int(found[1]), int(found[2])) if found else None
 
 
 def is_of_proxmox(path: str) -> bool:
-    """Return whether an absolute path looks like that of a volume: ``.../images/101/vm-101-disk-0.raw``."""
+    """Return whether an absolute path is like ``.../images/101/vm-101-disk-0.raw``."""
     place = place_of(path)
     return place is not None and place.images.endswith(f"/{IMAGES}") and _OF_VM.match(place.name) is not None
 
 
 def base_of(place: VolumePlace, backing_name: str) -> VolumePlace | None:
-    """Return the base that a clone's backing file name refers to; None if the name is not ../VMID/NAME.FORMAT."""
+    """Return the base of a clone; None if ``backing_name`` is not ../VMID/NAME.FORMAT."""
     found = _BACKING.fullmatch(backing_name)
     return VolumePlace(place.images, int(found[1]), found[2]) if found else None
 
 
 def volume_name(place: VolumePlace, base: VolumePlace | None = None) -> str:
-    """Return a volume's name without its storage. ``base``: None unless the volume is a linked clone."""
+    """Return a volume's name without its storage. ``base``: of a linked clone."""
     before = "" if base is None else f"{base.vmid}/{base.name}/"
     return f"{before}{place.vmid}/{place.name}"
 
@@ -87,20 +87,15 @@ class Unseen(enum.Enum):
     """The reason why Proxmox VE does not see that an overlay depends on its template."""
 
     TEMPLATE = enum.auto()
-    """The template's path does not end in /VMID/base-NAME.FORMAT."""
     FOLDER = enum.auto()
-    """The overlay is not in a VM's folder in the template's storage, or has a name that Proxmox VE ignores."""
+    """The overlay is not in a VM's folder in the template's storage, or Proxmox VE ignores its name."""
     FORMAT = enum.auto()
-    """The overlay's file name does not end in .qcow2, so Proxmox VE reads the file in another format."""
+    """The overlay's name does not end in .qcow2, so Proxmox VE assumes another format."""
     NAME = enum.auto()
-    """The backing file name is not the ../VMID/base-NAME.FORMAT of this template."""
 
 
 def why_unseen(overlay: str, template: str, backing_name: str) -> Unseen | None:
-    """Return why Proxmox VE would not see that an overlay depends on the template; None if it would.
-
-    ``backing_name``: the name of the template in the overlay's header. The paths are absolute.
-    """
+    """Return why Proxmox VE would not see that an overlay depends on a template. The paths are absolute."""
     base, clone = place_of(template), place_of(overlay)
     if base is None or not base.is_base:
         return Unseen.TEMPLATE

@@ -9,8 +9,7 @@
 
     IMAGES/101/vm-101-disk-0.qcow2          the overlay of each of them
 
-IMAGES is the template's folder of images, because Proxmox VE looks for linked clones of a base in the base's
-storage.
+IMAGES is the template's folder of images: Proxmox VE looks for linked clones of a base in the base's storage.
 
 Source: pve-storage, ``clone_image`` and ``list_images`` in src/PVE/Storage/Plugin.pm, and BTRFSPlugin.pm.
 """
@@ -28,7 +27,7 @@ _ELSEWHERE = re.compile(rf"(.*/{IMAGES})/{_VMID}/")
 
 
 class ProxmoxDisk(NamedTuple):
-    """The numbers of VM and disk that a manifest gives a guest; None for one that the guest's path must show."""
+    """The numbers of VM and disk in a manifest; None for one that the guest's path must show."""
 
     vmid: int | None = None
     disk: int | None = None
@@ -37,8 +36,7 @@ class ProxmoxDisk(NamedTuple):
 class PlacementError(ValueError):
     """The error for a guest whose overlay has no place.
 
-    ``key``: the key of ``overlay`` that the error concerns, or "path" for the guest's path; ``why``: the reason;
-    ``write``: what to write in the manifest.
+    ``key``: a key of ``overlay``, or "path" for the guest's path; ``write``: what to write in the manifest.
     """
 
     def __init__(self, key: str, why: str, write: str) -> None:
@@ -47,7 +45,7 @@ class PlacementError(ValueError):
 
 
 def template_problem(template: str) -> str:
-    """Return why a template's path rules out linked clones, and what to do; empty if it does not."""
+    """Return why a template's path rules out linked clones, and what to do; empty if it allows them."""
     place = place_of(template)
     numbers = disk_of(place.name) if place else None
     if place is None or numbers is None or numbers[0] != place.vmid:
@@ -67,9 +65,8 @@ def template_problem(template: str) -> str:
 def overlay_in_storage(template: str, guest: str, chosen: ProxmoxDisk) -> str:
     """Return the path of a guest's overlay. All paths are absolute.
 
-    :raises PlacementError: the number of the VM or of the disk is missing or ambiguous, or that of the VM
-        contradicts the guest's folder or is the template's own.
-    :raises ValueError: the template has no place in a storage.
+    :raises PlacementError: the guest's path and ``chosen`` do not determine a place for the overlay.
+    :raises ValueError: the template is not in a storage.
     """
     base = place_of(template)
     if base is None:
@@ -93,7 +90,7 @@ def overlay_in_storage(template: str, guest: str, chosen: ProxmoxDisk) -> str:
 
 
 def _own_place(base: VolumePlace, guest: str) -> tuple[int | None, str]:
-    """Return the VM whose folder in the template's storage contains a guest, or None, and the name to parse."""
+    """Return the VM whose folder in the template's storage contains a guest, and the name to parse."""
     folder, name = posixpath.split(guest)
     if name == BTRFS_FILE and disk_of(posixpath.basename(folder)):
         folder, name = posixpath.split(folder)
@@ -105,7 +102,6 @@ def _own_place(base: VolumePlace, guest: str) -> tuple[int | None, str]:
 def _vmid(
     base: VolumePlace, guest: str, chosen: ProxmoxDisk, owner: int | None, named: tuple[int, int] | None
 ) -> int:
-    """Return the number of a guest's VM. ``owner``: that of its folder; ``named``: the numbers in its name."""
     if owner is not None:
         if chosen.vmid not in {None, owner}:
             why = f"it is in the folder of VM {owner}, so Proxmox VE assigns it to that VM, not to {chosen.vmid}"

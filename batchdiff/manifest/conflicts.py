@@ -46,11 +46,11 @@ def check_overlays(
     *,
     left: Collection[str] | None,
 ) -> None:
-    """Report overlays at whose paths there are files already, unless an overlay takes its guest's place.
+    """Report overlays whose paths are taken, except those that take their guests' places.
 
-    ``pending``: the guests to convert, each with the absolute path of its overlay, or None if that has a problem.
-    ``left``: overlays that a restore left behind, which the message advises removing; None to allow files without
-    another role. Without a template, such files are allowed, too: they may be overlays of an earlier plan.
+    ``pending``: guests with their overlays' absolute paths, None if unusable. ``left``: overlays that a restore
+    left behind; None to allow files without another role. Without a template, they are allowed, too: they may be
+    overlays of an earlier plan.
     """
     # The role to name if a file has several: template, then backing file, then the first guest in the manifest.
     parts = {guest.place.identity: f"the guest {guest}" for guest in reversed(everyone)}
@@ -71,7 +71,7 @@ def check_overlays(
 
 
 def check_unshared(guests: Sequence[tuple[AnyGuest, str | None]], problems: Problems) -> None:
-    """Report different guests, converted already or not, whose overlays have the same path."""
+    """Report different guests whose overlays have the same path."""
     first: dict[str, AnyGuest] = {}
     for guest, path in guests:
         if path is None or (guest.written.in_place and guest.identity):
@@ -95,7 +95,7 @@ def check_data_files(  # noqa: PLR0913  # options by keyword
 ) -> None:
     """Report data files that have another role and, unless ``may_exist``, those that exist already.
 
-    ``overlays``: the paths of all guests' overlays; ``pending``: guests with the paths of data files to write.
+    ``pending``: guests with the paths of data files to write.
     """
     parts = {guest.place.identity: f"the guest {guest}" for guest in reversed(everyone)}
     parts |= _parts(template, everyone)
@@ -128,10 +128,7 @@ def existing_data_file(path: str, guest: str, *, of_glob: bool = False) -> str:
 def existing_overlay(
     path: str, guest: str, *, of_glob: bool = False, is_left: bool = False, key: str = "overlay.path"
 ) -> str:
-    """Return the message about a file at the path of a guest's overlay.
-
-    ``is_left``: a restore left it behind. ``key``: the manifest's key for the path.
-    """
+    """Return the message about a file at the path of a guest's overlay. ``is_left``: a restore left it."""
     if is_left:
         found = f"the overlay {show(path)} of {guest} already exists"
         only = "it is needed only to recover what the VM wrote"
@@ -166,7 +163,7 @@ def _other(guest: AnyGuest, key: str = "") -> str:
 
 
 def _one_overlay_each(one: AnyGuest, other: AnyGuest) -> str:
-    """Return advice for two guests with one overlay. A guest listed by path is no longer part of a glob."""
+    """Advise on two guests with one overlay; one listed by path is not part of a glob."""
     listed = [guest for guest in (one, other) if not _is_match(guest)]
     key = (listed[0] if listed else one).written.overlay_key
     if not listed:
@@ -175,7 +172,6 @@ def _one_overlay_each(one: AnyGuest, other: AnyGuest) -> str:
 
 
 def _parts(template: FoundImage | None, guests: Sequence[FoundGuest]) -> dict[Identity, str]:
-    """Return the roles of the template and of all backing files, by identity."""
     parts = {
         place.identity: f"a backing file ({show_path(place.where)})"
         for image in (template, *(guest.image for guest in guests))

@@ -34,10 +34,9 @@ _PERCENT = re.compile(r"(.+?)\s*%")
 
 
 class _Settled(NamedTuple):
-    """A guest, its name, and its overlay's path (None if unusable).
+    """A guest; ``overlay`` is None if its path is unusable.
 
-    ``done``: the guest's conversion, if any. ``rethin``: the guest is an overlay of the template, to be replaced
-    by a thinner one; ``done`` is then None.
+    ``rethin``: the guest is an overlay, to be replaced by a thinner one; ``done`` is then None.
     """
 
     guest: AnyGuest
@@ -64,7 +63,7 @@ class ManifestReader:
     def manifest(self, *, allow_existing_overlays: bool, left: Collection[str] = ()) -> Manifest | None:
         """Return the manifest that the data describes, its ``path`` and ``sha256`` empty; None if it has problems.
 
-        ``left``: overlays that a restore left behind and that are no longer needed.
+        ``left``: overlays that a restore left behind.
         """
         template = self._template()
         written = self._written_guests()
@@ -139,7 +138,6 @@ class ManifestReader:
     def _check_pending(
         self, template: FoundImage | None, settled: list[_Settled], *, left: Collection[str] | None
     ) -> None:
-        """Check the template, the guests that are still to be converted, and their overlays."""
         everyone = [each.guest for each in settled if isinstance(each.guest, FoundGuest)]
         pending = [
             (each.guest, each.overlay)
@@ -155,7 +153,7 @@ class ManifestReader:
     def _data_files(
         self, template: FoundImage | None, settled: list[_Settled], *, may_exist: bool
     ) -> dict[str, str]:
-        """Check the data files that are to be written; return their paths, by those of their overlays."""
+        """Check data files; return their paths by those of their overlays."""
         everyone = [each.guest for each in settled if isinstance(each.guest, FoundGuest)]
         pending, found = [], {}
         for each in settled:
@@ -170,7 +168,6 @@ class ManifestReader:
         return found
 
     def _check_retired(self, written: list[WrittenGuest], guests: list[_Settled]) -> None:
-        """Report, with ``retire: keep``, overlays that are to take their guests' places."""
         if self._problems.objects_to(("retire",)) or self._data.get("retire", Retire.KEEP) != Retire.KEEP:
             return
         for where in dict.fromkeys(guest.rethin_where for guest in written if guest.rethin):
@@ -198,7 +195,6 @@ class ManifestReader:
                 )
 
     def _overlay_secrets(self, written: list[WrittenGuest]) -> dict[str, str]:
-        """Return the absolute path of each secret file that overlays use, by its path in the manifest."""
         found = {}
         for guest in written:
             chosen = guest.options.encryption
@@ -208,7 +204,6 @@ class ManifestReader:
         return found
 
     def _check_template_format(self, template: FoundImage | None, written: list[WrittenGuest]) -> None:
-        """Report overlay formats that do not fit the template's, and layouts that do not fit its path."""
         if template and any(guest.layout for guest in written) and (why := template_problem(template.source.path)):
             self._problems.add(("template", "path"), why)
         for guest in written:
@@ -220,7 +215,7 @@ class ManifestReader:
         return Retire.KEEP if wrong else Retire(self._data.get("retire", Retire.KEEP))
 
     def _minimum_savings(self) -> float:
-        """Return the minimum savings as a share from 0 to 1; minus infinity for ``none``."""
+        """Return a share from 0 to 1; minus infinity for ``none``."""
         where = ("minimum_savings",)
         value = 0 if self._problems.touches(where) else self._data.get("minimum_savings", 0)
         if value == NO_MINIMUM:
@@ -249,7 +244,6 @@ def _share(text: str) -> float:
 def _settled(
     guest: FoundGuest, name: str, overlay: str | None, converted: ConvertedGuests, thin: OverlayFinder
 ) -> _Settled:
-    """Settle whether an existing guest was converted, and whether a thinner overlay replaces it or its overlay."""
     place = guest.place
     former = () if guest.written.overlay_path else former_overlays(place.named)
     done = converted.of((place.named, place.path), (overlay, place.path), former) if overlay else None

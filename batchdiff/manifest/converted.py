@@ -5,10 +5,9 @@
     web01.img     may still exist, be named web01.img.batchdiff-original, or be gone: deleted or purged
     web01.qcow2   must exist and have the template in its chain, or its entry in the sidecar does not count
 
-A sidecar can be out of date: an overlay may have been removed or flattened. Reading headers detects that.
+A sidecar can be out of date: an overlay may have been removed or flattened. So headers are read, too.
 
-With ``rethin``, an overlay of the template, whatever program created it, can be a guest, to be replaced by a
-thinner one.
+With ``rethin``, an overlay of the template can be a guest, to be replaced by a thinner one.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class Done(NamedTuple):
-    """The path of a converted guest's overlay, and the origin in the overlay's lineage that concerns the guest."""
+    """A converted guest's overlay, and the origin that concerns the guest."""
 
     overlay_path: str
     origin: OverlayOrigin
@@ -51,7 +50,7 @@ class Done(NamedTuple):
 class GoneGuest(NamedTuple):
     """A converted guest whose original is no longer at its path.
 
-    ``named``: that path, or the path of a link to it; absolute.
+    ``named``: that path or a link's, absolute.
     """
 
     written: WrittenGuest
@@ -60,7 +59,7 @@ class GoneGuest(NamedTuple):
 
     @property
     def source(self) -> ImageSource:
-        """The former image, in the declared format or raw; without backing files, because nothing reads it."""
+        """The former image, without backing files, because nothing reads it."""
         declared = self.written.image.format or ImageFormat.RAW
         return ImageSource(self.done.origin.original or self.named, declared)
 
@@ -83,15 +82,14 @@ class ConvertedGuests:
 
     @property
     def can_know(self) -> bool:
-        """True if the template is known; otherwise no conversion can be recognised."""
+        """True if the template is known."""
         return self._template is not None
 
     def of(self, paths: Collection[str], overlays: Collection[str], former: Collection[str] = ()) -> Done | None:
-        """Return the conversion of the guest with these paths; None if no conversion is known.
+        """Return the conversion of the guest with these paths; None if none is known.
 
-        ``overlays``: the paths that its overlay may have. An overlay there counts unless the sidecar records that
-        it was made from another guest; one at any of ``paths`` counts even then. ``former``: further paths, where
-        an overlay counts only if the sidecar records that it was made from this guest.
+        ``overlays``: paths where an overlay counts, unless it is recorded only for other guests and its path is
+        not in ``paths``. ``former``: paths where an overlay counts only if it is recorded for this guest.
         """
         for overlay in overlays:
             for origin in self.origins_of(overlay):
@@ -104,7 +102,7 @@ class ConvertedGuests:
         return None
 
     def in_folder(self, folder: str) -> dict[str, Done]:
-        """Return the conversions of guests that are or were in a folder, by the guests' paths."""
+        """Return the known conversions of guests that are or were in a folder, by their paths."""
         return {
             original: Done(overlay, origin)
             for overlay, last in self._recorded(os.path.join(folder, "any")).items()
@@ -114,12 +112,12 @@ class ConvertedGuests:
         }
 
     def origins_of(self, overlay: str) -> tuple[OverlayOrigin, ...]:
-        """Return the lineage of an overlay, newest first; empty if it is not a known overlay of the template."""
+        """Return an overlay's lineage, newest first; empty if it is not a known overlay of the template."""
         origin = self._recorded(overlay).get(overlay)
         return () if origin is None or not self._is_overlay_of_template(overlay) else origin.lineage
 
     def _recorded(self, overlay: str) -> dict[str, OverlayOrigin]:
-        """Return the overlays in the sidecar that lists, or would list, this one; empty if none can be read."""
+        """Return all overlays in the sidecar for this one."""
         if self._template is None:
             return {}
         where = sidecar_path(self._template, overlay)
@@ -129,7 +127,6 @@ class ConvertedGuests:
         return {} if sidecar is None else sidecar.overlays
 
     def _is_overlay_of_template(self, overlay: str) -> bool:
-        """Return True if an overlay exists and has the template anywhere in its chain."""
         if overlay not in self._are_overlays:
             # The sidecar is untrusted: follow only paths that an image can have.
             sound = os.path.isabs(overlay) and not unfit(overlay)
@@ -138,11 +135,7 @@ class ConvertedGuests:
         return self._are_overlays[overlay]
 
     def _originals(self, overlay: str, origin: OverlayOrigin) -> Iterator[str]:
-        """Yield the path of the guest that an overlay was made from.
-
-        If that is not recorded, yield the former path of each original in quarantine in the overlay's folder for
-        which this version or an older one would choose the overlay's path by default.
-        """
+        """Yield the guest's recorded path, or those of quarantined originals that fit the overlay's path."""
         if origin.original:
             yield origin.original
             return
@@ -152,7 +145,6 @@ class ConvertedGuests:
                 yield original
 
     def _in_quarantine(self, folder: str) -> list[str]:
-        """Return the former paths of a folder's originals in quarantine."""
         if folder not in self._quarantined:
             found: list[str] = []
             with contextlib.suppress(OSError, ValueError):
@@ -163,14 +155,13 @@ class ConvertedGuests:
 
 
 def _has_in_chain(overlay: str, template: Identity) -> bool:
-    """Return True if an image has the template in its chain; the template itself is not opened."""
     graph = BackingGraph(Heads(), untouched=frozenset({template}))
     graph.add(overlay)
     return identity_of(overlay) in graph.dependents_of([template])
 
 
 class OverlayFinder:
-    """A finder of the overlays of one template among the guests for which the manifest sets ``rethin``."""
+    """A finder of one template's overlays among the guests with ``rethin``."""
 
     def __init__(self, template: FoundImage | None, folder: str, problems: Problems) -> None:
         self._template, self._folder, self._problems = template, folder, problems
@@ -178,7 +169,7 @@ class OverlayFinder:
     def guests(self, everyone: Sequence[AnyGuest]) -> list[AnyGuest]:
         """Return the guests; with ``rethin``, qcow2 files that name the template get the overlay path ``same``.
 
-        With ``rethin``, the overlay that :meth:`of_done` returns, if any, replaces a guest whose original is gone.
+        With ``rethin``, the overlay from :meth:`of_done`, if any, replaces a guest whose original is gone.
         """
         found = [self._overlay_or(guest) for guest in everyone]
         replaced = {
@@ -199,15 +190,11 @@ class OverlayFinder:
         return is_one_image(below[0].path, self._template.source.path)
 
     def awaits_purge(self, guest: FoundGuest) -> bool:
-        """Return True if an overlay that a guest replaced is still in quarantine."""
+        """Return True if an overlay formerly at a guest's path is still in quarantine."""
         return self._is_direct(guest.place.path + own_files.QUARANTINE)
 
     def of_done(self, guest: AnyGuest, done: Done) -> FoundGuest | None:
-        """Return the overlay of a converted guest as a guest; None if no thinner one may replace it now.
-
-        The overlay must be a qcow2 image at its recorded path, not behind a link, and name the template as its
-        backing file; no overlay that it replaced may be in quarantine; and the guest's format must be given.
-        """
+        """Return the overlay of a converted guest as a guest; None if no thinner one may replace it now."""
         if guest.written.image.format is None or not self._is_direct(done.overlay_path):
             return None
         where = guest.written.image.path_where
@@ -243,13 +230,11 @@ class OverlayFinder:
         )
 
     def _chain(self) -> tuple[ImageSource, ...]:
-        """Return the template and its backing files, as the chain of an overlay."""
         if self._template is None:
             return ()
         return tuple(_files_of(self._template.source))
 
     def _is_direct(self, path: str) -> bool:
-        """Return True if an image itself names the template as its backing file; the template is not opened."""
         template = None if self._template is None else self._template.place.identity
         if template is None:
             return False
