@@ -35,7 +35,7 @@ def schema_of(kind: str) -> Schema:
 
 
 def first_problem(document: object, schema: Schema) -> str | None:
-    """Return the first problem of a document, with its place; None if the document is valid."""
+    """Return the first problem of a document; None if the document is valid."""
     return next(_Check(schema["$defs"]).problems(document, schema, ""), None)
 
 

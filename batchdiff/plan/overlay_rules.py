@@ -44,7 +44,7 @@ def contradictions(
 ) -> Iterator[tuple[str, str]]:
     """Yield the keys of options that an overlay cannot have, alone or together, each with the reason.
 
-    ``written``: the keys and values in a manifest, the guest's own and the defaults.
+    ``written``: the keys and values in a manifest.
     """
     yield from _of_layout(options, written)
     sizes = QED_CLUSTER_SIZES if options.format is OverlayFormat.QED else CLUSTER_SIZES

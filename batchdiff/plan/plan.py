@@ -31,7 +31,7 @@ class PlannedImage:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The paths of the chain's files: its images, this one first, then their extents and data files."""
+        """The chain's files: its images, this one first, then their extents and data files."""
         return self.source.files
 
     @property

@@ -72,7 +72,6 @@ def _plan_of(path: str, document: Document | None) -> str:
 
 
 def _head(path: str) -> bytes | None:
-    """Return the first bytes of a regular file; None for a FIFO or a device."""
     try:
         check_usable(path)
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -47,7 +47,7 @@ NO_RUNS = Runs("[]")
 
 
 def match(text: str, at: int) -> tuple[Runs, int] | None:
-    """Return the runs at an index of a JSON text, and the index just after them; None if no runs are there."""
+    """Return the runs at an index of a JSON text, and the index after them; None if there are none."""
     opening = _BEGIN.match(text, at)
     if opening is None:
         return None

@@ -1,4 +1,4 @@
-"""Conversion of the diff and the sharing of a guest to fields of a plan's JSON and back.
+"""The diff and the sharing of a guest as fields of a plan's JSON.
 
 ::
 

@@ -33,7 +33,7 @@ LARGEST = 64 << 20
 """Bytes; an overlay without ``before`` takes about 700."""
 
 MOST_BEFORE = 16
-"""The replaced overlays whose origins an overlay keeps; older ones are dropped."""
+"""The replaced overlays whose origins an overlay keeps."""
 
 Chain = tuple[Fingerprint, ...]
 """One fingerprint for each file of a template's chain, the template first."""
@@ -56,7 +56,7 @@ class OverlayOrigin:
 
     @property
     def lineage(self) -> tuple[OverlayOrigin, ...]:
-        """The origins of this overlay and of those that it replaced, newest first."""
+        """The origin itself and those of the replaced overlays, newest first."""
         return (self, *self.before)
 
     def made_by(self, plan: str, guest: str) -> bool:
@@ -68,7 +68,7 @@ class OverlayOrigin:
 class Sidecar:
     """The record of a template. ``overlays`` has absolute paths as keys.
 
-    ``earlier``: other fingerprints that it had with the same digest; batchdiff changes its mode.
+    ``earlier``: other fingerprints that it had with the same digest.
     """
 
     digest: str
@@ -121,7 +121,7 @@ def sidecars_of(plan: Plan) -> Iterator[Sidecar]:
 
 
 def to_document(sidecar: Sidecar, template: dict[str, Any]) -> dict[str, Any]:
-    """Return the plain values of a sidecar's file; ``template`` has path, format and virtual size."""
+    """Return a sidecar's plain values; ``template`` has path, format and virtual size."""
     return {
         "format_version": SIDECAR_VERSION,
         "template": template
@@ -203,7 +203,7 @@ def is_known_template(template: PlannedImage, now: Chain) -> bool:
 
 
 def first_state(now: Chain, sidecar: Sidecar | None) -> Chain:
-    """Return the earliest recorded fingerprints of a chain's present content; ``now`` if none are recorded."""
+    """Return the earliest recorded state of a chain's present content; ``now`` if none is known."""
     if sidecar is None or now != sidecar.fingerprints or not sidecar.earlier:
         return now
     return sidecar.earlier[0]

@@ -118,7 +118,7 @@ class AssessmentJob:
             yield partial(self._assess, template=TemplateBlocks(template))
 
     def describe(self, name: str) -> str:
-        """Describe the work on a guest, for messages."""
+        """Describe the work on a guest."""
         return f"computing the savings of guest {name}"
 
     def _assess(self, name: str, template: TemplateBlocks | None = None) -> GuestPlan:
