@@ -1,8 +1,7 @@
 """The JSON Schemas, and a validator for manifests and plans that stops at the first problem.
 
-The validator knows only the keywords that the schemas of manifests and plans use. It is stricter than jsonschema,
-which accepts 1.0 as an integer, so a document that passes is valid. jsonschema takes five times as long for the
-plan of a fleet, and its import takes longer than the rest of startup.
+It knows only the keywords that their schemas use. jsonschema accepts 1.0 as an integer, takes five times as long
+for the plan of a fleet, and its import takes longer than the rest of startup.
 """
 
 from __future__ import annotations
@@ -36,18 +35,16 @@ def schema_of(kind: str) -> Schema:
 
 
 def first_problem(document: object, schema: Schema) -> str | None:
-    """Return the first problem of a document, with the place of the problem; None if the document is valid."""
+    """Return the first problem of a document; None if the document is valid."""
     return next(_Check(schema["$defs"]).problems(document, schema, ""), None)
 
 
 class _Check:
-    """A validator for one schema, with the definitions that it refers to."""
-
     def __init__(self, definitions: dict[str, Schema]) -> None:
         self._definitions = definitions
 
     def problems(self, value: object, schema: Schema | bool, where: str) -> Iterator[str]:
-        """Yield the problems of a value. ``where``: its place in the document, empty for the whole document."""
+        """Yield the problems of a value; ``where`` is empty for the whole document."""
         if isinstance(value, Runs):
             return  # the parser makes runs only of what the schema allows
         if isinstance(schema, bool):
@@ -76,7 +73,6 @@ class _Check:
         return next(self.problems(value, schema, ""), None) is None
 
     def _combined(self, value: object, schema: Schema, where: str) -> Iterator[str]:
-        """Yield the problems found by the schemas that ``schema`` combines."""
         if "$ref" in schema:
             yield from self.problems(value, self._definitions[schema["$ref"].removeprefix("#/$defs/")], where)
         for part in schema.get("allOf", ()):
@@ -133,7 +129,7 @@ def _of_number(value: int, schema: Schema, where: str) -> Iterator[str]:
 
 
 def _outside(value: int, least: int | None, most: int | None) -> str:
-    """Return how a number violates its limits; empty if it does not. None: unlimited."""
+    """Return how a number violates its limits; empty if it does not."""
     if (least is None or value >= least) and (most is None or value <= most):
         return ""
     if least is None:
@@ -144,7 +140,7 @@ def _outside(value: int, least: int | None, most: int | None) -> str:
 
 
 def _is(value: object, names: str | list[str]) -> bool:
-    """Return True if the type of a value is one of these, not a subclass: in Python, a bool is also an int."""
+    """Return True if a value has one of these types, not a subclass: a bool is also an int."""
     return any(type(value) in _TYPES[name] for name in ([names] if isinstance(names, str) else names))
 
 

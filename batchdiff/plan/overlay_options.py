@@ -28,7 +28,7 @@ DEFAULT_TABLE_SIZE = 4
 """In clusters; QEMU's default."""
 
 AUTO = "auto"
-"""A value of ``cluster_size`` and ``extended_l2``; in a plan, only guests without a diff have it."""
+"""A value of ``cluster_size`` and ``extended_l2``."""
 
 
 class Compression(enum.StrEnum):
@@ -40,8 +40,7 @@ class Compression(enum.StrEnum):
 
 
 COMPRESSION_LEVELS = {Compression.ZLIB: range(1, 10), Compression.ZSTD: range(1, 23)}
-"""The levels, beginning with the fastest; the last usually gives the smallest result. Without a level, QEMU's
-defaults apply: 6 for zlib and 3 for zstd."""
+"""The fastest first. Without a level, QEMU's defaults apply: 6 for zlib and 3 for zstd."""
 
 
 class Compat(enum.StrEnum):
@@ -82,8 +81,7 @@ class Preallocation(enum.StrEnum):
 class Encryption(NamedTuple):
     """The LUKS encryption of an overlay, with the names and defaults of ``qemu-img create``.
 
-    ``secret_file``: the path of the file with the secret, absolute in a plan. ``iter_time``: the milliseconds that
-    one guess at the secret takes on the machine that writes the overlay.
+    ``secret_file``: a path, absolute in a plan. ``iter_time``: in milliseconds.
     """
 
     secret_file: str
@@ -109,10 +107,8 @@ def luks_options(chosen: Encryption) -> dict[str, str | int]:
 class OverlayOptions:
     """The options of one overlay.
 
-    ``cluster_size`` (in bytes) and ``extended_l2``: None for ``auto``. ``compression_level``: None for the default
-    of the compression. ``table_size``: the clusters in a table of a QED file. ``encryption``: None if the overlay
-    is not encrypted. ``data_file``: the path of the external file for the data clusters, absolute in a plan; None
-    if they are in the overlay itself.
+    ``cluster_size`` (in bytes) and ``extended_l2``: None for ``auto``. ``table_size``: the clusters in a table of
+    a QED file. ``data_file``: the path of the external data file, absolute in a plan.
     """
 
     cluster_size: int | None = DEFAULT_CLUSTER_SIZE
@@ -131,10 +127,7 @@ class OverlayOptions:
 
 
 def geometry_of(options: OverlayOptions, cluster_size: int) -> Geometry:
-    """Return the geometry of an overlay with these options and this cluster size in bytes.
-
-    An ``extended_l2`` of None counts as False.
-    """
+    """Return the geometry of an overlay; an ``extended_l2`` of None counts as False."""
     kind = CompressionType.ZSTD if options.compression is Compression.ZSTD else CompressionType.ZLIB
     return Geometry(
         cluster_size,

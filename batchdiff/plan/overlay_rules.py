@@ -1,7 +1,4 @@
-"""The options that an overlay cannot have, or cannot have together.
-
-QEMU, batchdiff or Proxmox VE does not support them, or one of them has no meaning without another.
-"""
+"""The options that an overlay cannot have, or cannot have together."""
 
 from __future__ import annotations
 
@@ -33,21 +30,21 @@ if TYPE_CHECKING:
     from batchdiff.plan.plan import GuestPlan
 
 _ESSIV_HASHES = {"aes": ("sha256", "md5"), "serpent": ("sha256", "md5"), "twofish": ("sha256", "md5")}
-"""By cipher family, the hashes that are as long as one of its keys. For cast5, not listed here, only md5 is."""
+"""By cipher family, the hashes that are as long as one of its keys; for cast5, only md5 is."""
 
 _OF_LAYOUT = ("vmid", "disk")
 
 _UNRECOGNISED = (ImageFormat.VPC, ImageFormat.LUKS)
-"""Formats that the template of a QED overlay cannot have, as a QED file records only whether its backing file is
-raw: a fixed VHD has no mark at its start, and no secret can be given for a backing file of unknown format."""
+"""Formats impossible below a QED overlay, which records only whether its backing file is raw: a fixed VHD has no
+mark at its start, and no secret can be given for a backing file of unknown format."""
 
 
 def contradictions(
     options: OverlayOptions, written: Mapping[str, Any] = MappingProxyType({})
 ) -> Iterator[tuple[str, str]]:
-    """Yield why an overlay cannot have these options, alone or together: the key of an option, and what is wrong.
+    """Yield the keys of options that an overlay cannot have, alone or together, each with the reason.
 
-    ``written``: the keys and values in a manifest, each the guest's own or a default; none for a plan's guest.
+    ``written``: the keys and values in a manifest.
     """
     yield from _of_layout(options, written)
     sizes = QED_CLUSTER_SIZES if options.format is OverlayFormat.QED else CLUSTER_SIZES
@@ -78,7 +75,6 @@ def contradictions(
 
 
 def _of_layout(options: OverlayOptions, written: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield each key that contradicts ``layout: proxmox``, or that is given without it but needs it, and why."""
     if "layout" not in written:
         yield from (
             (key, f"needs `layout: proxmox`; add that, or leave {key} out") for key in _OF_LAYOUT if key in written
@@ -112,7 +108,6 @@ def _of_layout(options: OverlayOptions, written: Mapping[str, Any]) -> Iterator[
 
 
 def _of_qcow2(options: OverlayOptions) -> Iterator[tuple[str, str]]:
-    """Yield the key of each option that no qcow2 overlay can have with the others, and what is wrong."""
     size, compression, level = options.cluster_size, options.compression, options.compression_level
     if options.extended_l2 and size is not None and size < SMALLEST_EXTENDED_L2:
         least = format_size(SMALLEST_EXTENDED_L2)
@@ -180,10 +175,7 @@ def _of_data_file(options: OverlayOptions) -> Iterator[tuple[str, str]]:
 
 
 def _of_encryption(chosen: Encryption, written: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield each option of an encryption that is out of range or does not fit the others, and why.
-
-    Source: QEMU ``crypto/block-luks.c``.
-    """
+    """Yield the wrong options of an encryption, and why (source: QEMU ``crypto/block-luks.c``)."""
     family, _, bits = chosen.cipher_alg.rpartition("-")
     given = written.get("encryption", {})
     if family == "cast5" and chosen.cipher_mode == "xts":
@@ -221,9 +213,9 @@ def template_objection(options: OverlayOptions, template: ImageFormat) -> str:
 
 
 def misplaced_data_files(guests: Sequence[GuestPlan], template: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Yield why an overlay cannot have its planned data file: the name of the guest, and the reason.
+    """Yield the names of guests whose overlays cannot have their planned data files, and why.
 
-    ``template``: the paths of all files of the template's chain.
+    ``template``: the paths of its whole chain.
     """
     chosen = [(guest, data_file) for guest in guests if (data_file := guest.options.data_file) is not None]
     if not chosen:

@@ -10,7 +10,6 @@
 
 Entries recorded after the move have the new paths already, so mapping a path twice must give the same result as
 mapping it once. If NEW is under OLD (`--map /images=/images/old`), a path under NEW counts as already moved.
-Moves that would move an image of the plan twice are refused.
 """
 
 from __future__ import annotations
@@ -45,8 +44,8 @@ class Move:
 def move_in(text: str) -> Move:
     """Parse the text ``OLD=NEW`` of a command line; NEW may be relative to the working folder.
 
-    :raises NoSuchPlaceError: NEW cannot be found; the message gives the reason.
-    :raises ValueError: the text does not describe a move; the message gives the reason.
+    :raises NoSuchPlaceError: NEW cannot be found.
+    :raises ValueError: the text does not describe a move.
     """
     old, equals, new = text.partition("=")
     if not (old and equals and new):
@@ -87,8 +86,7 @@ class PathMap:
 
         The checksum stays the same, because it links the plan to its journal.
 
-        :raises ValueError: no path of the manifest, an image or an overlay is under any OLD, one OLD has two NEWs,
-            or such a path would be moved twice or to the place of another one; the message names the paths.
+        :raises ValueError: the moves do not fit the plan or each other.
         """
         if not self.moves:
             return plan
@@ -187,7 +185,6 @@ def _paths_of(plan: Plan) -> Iterator[str]:
 
 
 def _chain(source: ImageSource) -> Iterator[str]:
-    """Yield the paths of an image and its chain, with those of secrets and allowed folders."""
     yield from source.files
     for each in (source, *source.backing):
         if each.secret_file is not None:
@@ -196,10 +193,6 @@ def _chain(source: ImageSource) -> Iterator[str]:
 
 
 def _without_links(path: str) -> str:
-    """Return the absolute path without symbolic links, as in plans; a block device keeps its given name.
-
-    :raises OSError: the file or folder does not exist, or cannot be reached.
-    """
     if stat.S_ISBLK(os.stat(path).st_mode):
         # /dev/vg/lv is stable; the /dev/dm-3 behind it may be another volume after a reboot.
         folder, name = os.path.split(os.path.abspath(path))

@@ -31,21 +31,21 @@ class PlannedImage:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The paths of the chain's files: its images, this one first, then their extents and data files."""
+        """The chain's files: its images, this one first, then their extents and data files."""
         return self.source.files
 
     @property
     def other_files(self) -> tuple[tuple[str, Fingerprint], ...]:
-        """The paths and fingerprints of the image's own extents or data file, without those of images below it."""
+        """The paths and fingerprints of the image's own extents or data file."""
         return tuple(zip(self.source.other_files, self.fingerprints[1 + len(self.source.backing) :], strict=False))
 
     @property
     def vouches_for_content(self) -> bool:
-        """True if a change of content would change the fingerprints; False if any file is a block device."""
+        """True if equal fingerprints mean equal content; False if a file is a block device."""
         return all(fingerprint.vouches_for_content for fingerprint in self.fingerprints)
 
     def changes(self, now: tuple[Fingerprint, ...]) -> str:
-        """Describe how the chain's present fingerprints differ; return an empty string if they do not."""
+        """Describe how the chain's present fingerprints differ; empty if they do not."""
         if len(now) != len(self.fingerprints):
             return f"{self.source.path}: the number of its files is now {len(now)}, not {len(self.fingerprints)}"
         found = [
@@ -60,13 +60,7 @@ class PlannedImage:
 class Savings:
     """The space that converting one guest frees, in bytes (docs/plan-format.md explains each figure).
 
-    ``overlay_error_bytes`` is 0 if ``overlay_bytes`` is exact; otherwise, the true length differs by more than
-    that in no more than 1 of 20 cases. ``exactness`` is that of ``saved_bytes``; ``note`` explains why that figure
-    is not exact, or why deleting the guest would free nothing. ``allocation_unit``: the size of the units in which
-    the overlay's filesystem allocates space. The sizes by cluster size are those of an uncompressed overlay.
-    ``standard_l2_disk_bytes`` and ``extended_l2_disk_bytes``: its space on disk, for each kind of L2 entries that
-    was considered; both are empty if only standard entries were considered and the overlay has no data file, and
-    in plans before 1.3.
+    ``exactness`` and ``note`` are those of ``saved_bytes``.
     """
 
     allocated_bytes: int
@@ -110,10 +104,9 @@ def why_unlike(similarity: Similarity | None) -> str:
 
 @frozen(kw_only=True)
 class Diff:
-    """The result of comparing a guest with the template: the content of its overlay, and the space saved.
+    """The content of a guest's overlay, and the space saved.
 
-    ``data`` and ``zero`` are the runs that the overlay stores as data and as zeros, in granules of ``geometry``.
-    ``similarity`` is None if it is unknown, as in plans before 1.2.
+    ``data`` and ``zero`` are in granules of ``geometry``.
     """
 
     geometry: Geometry
@@ -124,17 +117,13 @@ class Diff:
 
     @property
     def unit(self) -> int:
-        """The bytes in a unit of the runs: the overlay's cluster or, with extended L2, a subcluster."""
+        """The bytes of a cluster or, with extended L2, of a subcluster."""
         return self.geometry.granule
 
 
 @frozen
 class OriginalLosses:
-    """The features of an original that its overlay, and an image rebuilt from the overlay, do not take over.
-
-    The fields are the numbers of the original's internal snapshots and persistent bitmaps, and the bytes on disk
-    that its file has reserved in advance.
-    """
+    """The features of an original that its overlay does not take over."""
 
     snapshots: int = 0
     bitmaps: int = 0
@@ -148,11 +137,8 @@ NO_LOSSES = OriginalLosses()
 class Sharing:
     """The space that a guest gives back by sharing blocks in place with the template, in bytes.
 
-    ``allocated_bytes``: the space that the guest takes on disk now. ``shareable_bytes``: the bytes of its files
-    that equal the template's and can be shared, but are not in the same blocks yet. ``left_out_bytes``: equal
-    bytes that cannot be shared, such as those that the guest or the template stores in compressed clusters.
-    ``saved_bytes``: the increase in free space; ``exactness`` and ``note`` are those of that figure. ``runs``: the
-    equal parts of the disk for apply to share, in units of ``unit`` bytes; empty unless the verdict is share.
+    ``left_out_bytes``: equal bytes that cannot be shared. ``exactness`` and ``note`` are those of ``saved_bytes``.
+    ``runs``: the parts for apply to share, in units of ``unit`` bytes; empty unless the verdict is share.
     """
 
     allocated_bytes: int
@@ -167,11 +153,7 @@ class Sharing:
 
 @frozen(kw_only=True)
 class _Guest:
-    """The fields that every guest in a plan has, whatever its verdict.
-
-    ``alias``: the absolute path of the symbolic link by which the manifest names the guest; empty if the manifest
-    names the file itself. ``strategy``: the one that the manifest gives the guest.
-    """
+    """A guest. ``alias``: the symbolic link by which the manifest names it, or empty."""
 
     name: str
     source: ImageSource
@@ -184,7 +166,7 @@ class _Guest:
 
 @frozen(kw_only=True)
 class GuestToConvert(_Guest):
-    """A guest that apply converts. ``sharing``: the savings if it shared blocks instead; None if not known."""
+    """A guest that apply converts. ``sharing``: the savings if it shared blocks instead."""
 
     image: PlannedImage
     diff: Diff
@@ -202,7 +184,7 @@ class GuestToConvert(_Guest):
         return not self.image.fingerprints[0].vouches_for_content
 
     def retired(self, how: Retire) -> Retire:
-        """Return how the original is retired if ``how`` applies to originals in files; a block device is kept."""
+        """Return how the original is retired: as ``how`` says, but a block device is kept."""
         return Retire.KEEP if self.is_on_device else how
 
 
@@ -210,7 +192,7 @@ class GuestToConvert(_Guest):
 class GuestToShare(_Guest):
     """A guest whose blocks apply shares with the template.
 
-    ``diff`` is that of an overlay, for comparison only; None if no overlay with the guest's options is possible.
+    ``diff`` is that of an overlay, for comparison only.
     """
 
     image: PlannedImage
@@ -225,10 +207,9 @@ class GuestToShare(_Guest):
 
 @frozen(kw_only=True)
 class UntouchedGuest(_Guest):
-    """A guest that apply leaves as it is, because the plan skips or refuses it.
+    """A guest that apply leaves as it is.
 
-    ``image`` is None if the guest was not opened. ``diff`` is None if the guest was refused or not compared,
-    or if its strategy is ``share`` and no overlay with its options is possible.
+    ``image``, ``diff`` and ``sharing`` are None if they are not known.
     """
 
     verdict: Verdict
@@ -243,13 +224,10 @@ GuestPlan: TypeAlias = GuestToConvert | GuestToShare | UntouchedGuest
 
 @frozen
 class Totals:
-    """The number of guests, in total and with each verdict, and sums in bytes over those to convert or to share.
+    """The number of guests, and the space of those to convert or to share, in bytes.
 
-    ``overlay_bytes`` is a sum over the guests to convert alone. ``peak_extra_bytes``: the maximum that apply takes
-    at any moment beyond what was in use before. ``template_copy_bytes``: the size of the copy that overlayfs makes
-    if apply changes the mode of a template in a lower layer; it is subtracted from ``saved_bytes`` and included in
-    ``peak_extra_bytes``. ``exactness`` is that of ``saved_bytes``; ``note`` explains why that figure is not exact,
-    unless the guests' notes do.
+    ``saved_bytes`` and ``peak_extra_bytes`` allow for ``template_copy_bytes``, the copy that overlayfs makes if
+    apply changes the mode of a template in a lower layer. ``exactness`` and ``note`` are those of ``saved_bytes``.
     """
 
     guests: int
@@ -270,10 +248,9 @@ class Totals:
 class Plan:
     """A whole plan. ``created`` is an ISO 8601 time in UTC.
 
-    ``left_out``: the images of guests that `--guest` left out. ``minimum_savings``: as in the manifest, minus
-    infinity for `none`. ``checksum``: the checksum in the plan's file, by
-    which the journal identifies the plan; empty if the plan was not read from a file. It covers everything except
-    itself and ``created``, even fields of a newer minor version that this version does not know.
+    ``left_out``: the images of guests that `--guest` left out. ``minimum_savings``: minus infinity for `none`.
+    ``checksum``: empty if the plan was not read from a file; it covers everything except itself and ``created``,
+    even fields that only a newer minor version knows.
     """
 
     generator: str

@@ -1,4 +1,4 @@
-"""A first check whether a file can be a plan, by its name and first bytes, before it is decoded."""
+"""A first check whether a file can be a plan, before it is decoded."""
 
 from __future__ import annotations
 
@@ -17,19 +17,16 @@ from batchdiff.linux.permissions import Deed
 from batchdiff.quoting import NO_FOLDER_TO_LIST, suggestion
 
 _HEAD = 4096
-"""Bytes; a manifest usually has its first keys among these, even below comments."""
+"""Bytes; usually enough for a manifest's first keys, even below comments."""
 _MANIFEST_KEY = re.compile(rb"^(version|template|guests|defaults)\s*:", re.MULTILINE)
 _MANIFEST_SUFFIXES = (".yaml", ".yml")
 _BOM = b"\xef\xbb\xbf"
 
 
 def check_is_plan(path: str) -> None:
-    """Refuse a file that cannot be a plan, and name what it may be instead.
+    """Refuse a file that cannot be a plan; accept a FIFO or a device.
 
-    Only the file's first bytes are read and, to recognise a VHD, its last ones. A FIFO or a device is accepted.
-
-    :raises PlanError: the file is missing, empty or unreadable, has first bytes that no plan has, or is named like
-        a sidecar; or no file can have this path.
+    :raises PlanError: the file cannot be read, or cannot be a plan.
     """
     head = _head(path)
     if head is None:
@@ -55,7 +52,7 @@ def check_is_plan(path: str) -> None:
 
 
 def plan_again(path: str) -> str:
-    """Return the remedy for an invalid plan, which depends on whether a journal is beside it."""
+    """Return the remedy for an invalid plan."""
     if not os.path.lexists(f"{path}.journal"):
         return "Run `batchdiff plan MANIFEST` again."
     return (
@@ -75,10 +72,6 @@ def _plan_of(path: str, document: Document | None) -> str:
 
 
 def _head(path: str) -> bytes | None:
-    """Return the first bytes of a regular file; None for a FIFO or a device.
-
-    :raises PlanError: the file is missing, is a folder or cannot be read, or no file can have this path.
-    """
     try:
         check_usable(path)
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -96,7 +89,7 @@ def _head(path: str) -> bytes | None:
 
 
 def _near(path: str) -> str:
-    """Return a remedy for a missing plan, such as a similar name or the manifest to plan."""
+    """Return a remedy for a missing plan."""
     folder, name = os.path.split(path)
     try:
         names = os.listdir(folder or os.curdir)

@@ -1,8 +1,7 @@
 """The runs of a guest in a plan, kept as text until their numbers are needed (:mod:`batchdiff.plan.extents`).
 
-A large fleet can have ten million runs. As Python lists of integers they would take more than a gigabyte, and the
-garbage collector would visit them again and again. As numpy arrays they would make every report of a plan import
-numpy, which takes longer than all the rest of a report.
+A large fleet can have ten million runs. As lists of integers they would take more than a gigabyte, and the garbage
+collector would visit them again and again. numpy takes longer to import than all the rest of a report.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import re
 from batchdiff.frozen import frozen
 
 MOST_DIGITS = 18
-"""The most digits that a number may have: 18 always fit into an int64, and no disk has 10^18 units."""
+"""18 digits always fit into an int64, and no disk has 10^18 units."""
 
 # A whole number in JSON starts with a 0 only if it is 0.
 _NUMBER = rf"(?!0[0-9])[0-9]{{1,{MOST_DIGITS}}}"
@@ -48,7 +47,7 @@ NO_RUNS = Runs("[]")
 
 
 def match(text: str, at: int) -> tuple[Runs, int] | None:
-    """Return the runs at an index of a JSON text, and the index just after them; None if no runs are there."""
+    """Return the runs at an index of a JSON text, and the index after them; None if there are none."""
     opening = _BEGIN.match(text, at)
     if opening is None:
         return None

@@ -1,16 +1,15 @@
 """The sidecar of a template: the template's state when overlays were created on it, and a list of these overlays.
 
 An overlay does not record the identity of its backing file, so a change to a template damages overlays silently.
-The sidecar lets `verify` detect such a change, lets the next plan recognise converted guests, and helps to recover
-a lost journal. ``NAME.batchdiff-template.json``::
+The sidecar reveals the change, and lets the next plan recognise converted guests.
+``NAME.batchdiff-template.json``::
 
     {"format_version": "1.2",
      "template": {"path", "format", "virtual_size", "digest", "fingerprints": [...], "earlier": [[...], ...]},
      "overlays": {"/images/web01.qcow2": {"guest": "web01", "plan": "sha256:...", "plan_path": "/images/...",
                                           "original": "/images/web01.img", "fingerprint": {...}}}}
 
-Version 1.0 had only ``guest`` and ``plan`` for an overlay, and no ``earlier``. 1.2 added ``before`` for an overlay
-that has replaced others at the same path (``rethin``).
+1.0 had only ``guest`` and ``plan`` for an overlay, and no ``earlier``. 1.2 added ``before`` for an overlay.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ from batchdiff.plan.plan import Plan, PlannedImage
 
 SIDECAR_VERSION = "1.2"
 LARGEST = 64 << 20
-"""The bytes of the largest sidecar that is read; an overlay without ``before`` takes about 700."""
+"""Bytes; an overlay without ``before`` takes about 700."""
 
 MOST_BEFORE = 16
-"""The maximum number of replaced overlays whose origins an overlay keeps; older ones are dropped."""
+"""The replaced overlays whose origins an overlay keeps."""
 
 Chain = tuple[Fingerprint, ...]
 """One fingerprint for each file of a template's chain, the template first."""
@@ -42,12 +41,10 @@ Chain = tuple[Fingerprint, ...]
 
 @frozen
 class OverlayOrigin:
-    """The origin of an overlay; fields are empty or None if an older batchdiff did not record them.
+    """The origin of an overlay; fields are empty or None if they were not recorded.
 
-    ``plan``: the plan's checksum; ``plan_path``: the plan's path when it was applied; ``original``: the path of
-    the guest that the overlay was made from; ``fingerprint``: that of the overlay when it was published.
-    ``before``: the origins of the overlays that it replaced as a thinner one, newest first; these origins have no
-    ``before`` themselves.
+    ``plan``: the plan's checksum. ``original``: the path of the guest. ``fingerprint``: that of the overlay.
+    ``before``: the origins of the overlays that it replaced as a thinner one, newest first.
     """
 
     guest: str
@@ -59,11 +56,11 @@ class OverlayOrigin:
 
     @property
     def lineage(self) -> tuple[OverlayOrigin, ...]:
-        """The origins of this overlay and of those that it replaced, newest first."""
+        """The origin itself and those of the replaced overlays, newest first."""
         return (self, *self.before)
 
     def made_by(self, plan: str, guest: str) -> bool:
-        """Return True if the plan with that checksum made this overlay for a guest of that name."""
+        """Return True if the plan with that checksum made this overlay for that guest."""
         return (self.plan, self.guest) == (plan, guest)
 
 
@@ -71,8 +68,7 @@ class OverlayOrigin:
 class Sidecar:
     """The record of a template. ``overlays`` has absolute paths as keys.
 
-    ``digest`` and ``fingerprints``: those of the template when an overlay was last recorded. ``earlier``: other
-    fingerprints that it had with the same digest, for instance before batchdiff changed its mode.
+    ``earlier``: other fingerprints that it had with the same digest.
     """
 
     digest: str
@@ -84,8 +80,8 @@ class Sidecar:
 def sidecar_path(template_path: str, overlay_path: str) -> str:
     """Return the path of a template's sidecar: beside a template file; for a block device, beside the overlay.
 
-    A sidecar in /dev would be lost at the next reboot. A device's sidecar has the device's whole path in its name,
-    so that two volumes with the same name do not share one: ``dev-vg-lv``; a hyphen in the path becomes ``%2D``.
+    A sidecar in /dev would be lost at the next reboot. The name has the device's whole path, so that two
+    volumes with the same name do not share one: ``dev-vg-lv``.
     """
     if not _is_device(template_path):
         return template_path + own_files.SIDECAR
@@ -103,7 +99,7 @@ def _is_device(path: str) -> bool:
 
 
 def read_sidecar(path: str) -> Sidecar | None:
-    """Return the sidecar in a file; None if the file does not exist or cannot be read as one."""
+    """Return the sidecar in a file; None if it cannot be read as one."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         document = json.loads(read_regular(path, LARGEST))
         if str(document["format_version"]).split(".", 1)[0] == SIDECAR_VERSION.split(".", 1)[0]:
@@ -112,12 +108,12 @@ def read_sidecar(path: str) -> Sidecar | None:
 
 
 def sidecar_paths(plan: Plan) -> list[str]:
-    """Return the paths of the sidecars that list a plan's overlays; none if the plan converts no guest."""
+    """Return the paths of the sidecars that list a plan's overlays."""
     return sorted({sidecar_path(plan.template.source.path, guest.overlay_path) for guest in plan.to_convert})
 
 
 def sidecars_of(plan: Plan) -> Iterator[Sidecar]:
-    """Yield those sidecars of a plan's template that exist and can be read."""
+    """Yield the sidecars of a plan's template that can be read."""
     for path in sidecar_paths(plan):
         found = read_sidecar(path)
         if found is not None:
@@ -125,7 +121,7 @@ def sidecars_of(plan: Plan) -> Iterator[Sidecar]:
 
 
 def to_document(sidecar: Sidecar, template: dict[str, Any]) -> dict[str, Any]:
-    """Return the plain values of a sidecar's file; ``template`` has path, format and virtual size."""
+    """Return a sidecar's plain values; ``template`` has path, format and virtual size."""
     return {
         "format_version": SIDECAR_VERSION,
         "template": template
@@ -139,10 +135,7 @@ def to_document(sidecar: Sidecar, template: dict[str, Any]) -> dict[str, Any]:
 
 
 def encode_sidecar(document: dict[str, Any]) -> Iterator[str]:
-    """Yield the text of a sidecar's file, one overlay per line, which takes a tenth of the time of indented JSON.
-
-    The file is written again for each guest of a fleet, with all overlays published by then.
-    """
+    """Yield a sidecar's text, one overlay per line, which takes a tenth of the time of indented JSON."""
     encode = json.JSONEncoder().encode
     rest = ",\n ".join(f"{encode(key)}: {encode(value)}" for key, value in document.items() if key != "overlays")
     yield f'{{{rest},\n "overlays": {{'
@@ -194,10 +187,9 @@ def _fingerprint(value: dict[str, Any]) -> Fingerprint:
 
 
 def is_known_state(before: Chain, now: Chain, sidecar: Sidecar | None) -> bool:
-    """Return True if both chains are equal, or if the sidecar has ``now``, and ``before`` as an earlier one.
+    """Return True if both chains are equal, or recorded as states of the same content.
 
-    batchdiff changes a template's mode. With the ``earlier`` fingerprints, a second plan on the template does not
-    become stale when the first one is applied.
+    batchdiff changes a template's mode; that must not make a second plan on the template stale.
     """
     if before == now:
         return True
@@ -205,16 +197,13 @@ def is_known_state(before: Chain, now: Chain, sidecar: Sidecar | None) -> bool:
 
 
 def is_known_template(template: PlannedImage, now: Chain) -> bool:
-    """Return True if a template, whose fingerprints are ``now``, has the content that it had when it was recorded.
-
-    Another plan may have been applied since, which removes the template's write permission.
-    """
+    """Return True if a template, whose fingerprints are ``now``, is known to have its recorded content."""
     path = template.source.path
     return is_known_state(template.fingerprints, now, read_sidecar(sidecar_path(path, path)))
 
 
 def first_state(now: Chain, sidecar: Sidecar | None) -> Chain:
-    """Return the earliest recorded fingerprints of a chain's present content; ``now`` if none are recorded."""
+    """Return the earliest recorded state of a chain's present content; ``now`` if none is known."""
     if sidecar is None or now != sidecar.fingerprints or not sidecar.earlier:
         return now
     return sidecar.earlier[0]

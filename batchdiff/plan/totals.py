@@ -12,14 +12,11 @@ from batchdiff.image.storage.overlayfs import NOTHING, CopyUp
 from batchdiff.plan.plan import GuestPlan, GuestToConvert, GuestToShare, Savings, Sharing, Totals
 
 PLANNED_AT_ONCE = 2
-"""The number of guests that are converted at the same time, as assumed for a plan's peak, whatever the machine."""
+"""The guests converted at the same time, as assumed for a plan's peak on every machine."""
 
 
 def totals_of(guests: Iterable[GuestPlan], retire: Retire, *, protecting: CopyUp = NOTHING) -> Totals:
-    """Return the totals of a plan whose originals are retired in the way that ``retire`` names.
-
-    ``protecting``: the space needed to protect the template; it counts if any guest is converted.
-    """
+    """Return a plan's totals. ``protecting``: the space to protect the template, if a guest is converted."""
     guests = list(guests)
     verdicts = [guest.verdict for guest in guests]
     chosen = [guest.diff.savings for guest in guests if isinstance(guest, GuestToConvert)]
@@ -54,12 +51,10 @@ def savings_meanwhile(guests: Iterable[GuestPlan]) -> list[Savings]:
 
 
 def peak_extra_bytes(savings: Iterable[Savings], retire: Retire, *, at_once: int) -> int:
-    """Return the maximum number of bytes that apply uses at any moment, beyond those in use when it started.
+    """Return the maximum that apply uses at any moment beyond what was in use before, in bytes.
 
-    Overlays are written in the order of the guests, and up to ``at_once`` of them exist beside originals that are
-    not yet retired. Space is freed before the end only if originals are deleted. One more original counts as
-    present, because the kernel frees the space of a deleted one with a delay, of up to 50 ms on ext4 and tmpfs
-    (measured).
+    Up to ``at_once`` overlays exist beside originals that are not yet retired. One more original counts as
+    present, because the kernel frees a deleted one with a delay, of up to 50 ms on ext4 and tmpfs (measured).
     """
     taken = peak = 0
     to_come_back: deque[int] = deque()

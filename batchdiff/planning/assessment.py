@@ -52,7 +52,7 @@ class FleetFacts:
     """Facts about the whole fleet. ``kept``: by device, the template's shared blocks, which stay in use.
 
     ``located``: by path, the shared or unwritten extents of some guests. ``can_share``: whether other files can
-    share blocks with the template. ``observer`` is called at every read.
+    share blocks with the template.
     """
 
     manifest: Manifest
@@ -72,7 +72,7 @@ def assess(  # noqa: PLR0913, PLR0917  # one caller
 ) -> GuestPlan:
     """Return the plan of a guest that was compared, or whose scan failed.
 
-    ``template``: the open template; None if no other file can share blocks with it.
+    ``template``: None if no other file can share blocks with it.
     """
     if failure is not None:
         return _refuse(candidate, str(failure))
@@ -97,10 +97,7 @@ def assess(  # noqa: PLR0913, PLR0917  # one caller
 
 @frozen
 class AssessmentJob:
-    """The assessment of guests that were scanned, or that an older plan covers (``reused``).
-
-    A task is the name of a guest (:class:`~batchdiff.planning.scan.executor.Job`).
-    """
+    """The assessment of guests; a task is the name of one (:class:`~batchdiff.planning.scan.executor.Job`)."""
 
     candidates: Mapping[str, Candidate]
     findings: Findings
@@ -121,7 +118,7 @@ class AssessmentJob:
             yield partial(self._assess, template=TemplateBlocks(template))
 
     def describe(self, name: str) -> str:
-        """Describe the work on a guest, for messages."""
+        """Describe the work on a guest."""
         return f"computing the savings of guest {name}"
 
     def _assess(self, name: str, template: TemplateBlocks | None = None) -> GuestPlan:
@@ -140,10 +137,7 @@ def _assess_reused(
     template: TemplateBlocks | None,
     units: Callable[[], Extents],
 ) -> GuestPlan:
-    """Return the plan of a guest whose extents come from an older plan; savings, verdict and paths are new.
-
-    ``units`` returns the guest's extents in units of 4 KiB, from which the gain of sharing is determined.
-    """
+    """Assess a guest by its diff in an older plan; ``units`` returns the guest's extents in units of 4 KiB."""
     content = overlay.content
 
     def plan_of(image: Image) -> GuestPlan:
@@ -168,7 +162,7 @@ def _unless_changed(
 
 
 def _extents(image: Image, facts: FleetFacts) -> ExtentTable | None:
-    """Return a guest's shared or unwritten extents, from the scan if it kept them; None if not known."""
+    """Return a guest's shared or unwritten extents; None if not known."""
     return facts.located.get(image.path) or raw_extents(image)
 
 
@@ -184,10 +178,6 @@ def _plan_guest(  # noqa: PLR0913, PLR0917  # two callers
     compressed: OverlaySize | Measure,
     known: ExtentTable | None,
 ) -> GuestPlan:
-    """Return the plan of a guest with this overlay. ``known``: its shared or unwritten extents.
-
-    ``compressed``: the size of a compressed overlay, or the function that compresses samples to estimate it.
-    """
     geometry, extents = content.geometry, content.extents
     options = dataclasses.replace(
         candidate.entry.options, cluster_size=geometry.cluster_size, extended_l2=geometry.extended_l2
@@ -222,7 +212,6 @@ def _plan_guest(  # noqa: PLR0913, PLR0917  # two callers
 def _uncompressed_size(
     candidate: Candidate, image: Image, layout: AnyLayout, content: OverlayContent, known: ExtentTable | None
 ) -> OverlaySize:
-    """Return the size of an uncompressed overlay, encrypted or not, including its data file."""
     options, geometry, extents = candidate.entry.options, content.geometry, content.extents
     volume = _volume(candidate, image)
     unit = volume.unit
@@ -273,11 +262,7 @@ def _volume(candidate: Candidate, image: Image) -> Volume:
 
 
 def _will_share(candidate: Candidate, image: Image, granule: int, unit: int) -> bool:
-    """Return True if the overlay will share the blocks that the guest already shares with other files.
-
-    These blocks stay in use anyway, so the overlay's reference to them costs nothing. copy_file_range shares only
-    whole units of one filesystem, so each granule must consist of whole units.
-    """
+    """Return True if copying shares blocks: copy_file_range shares only whole units of one filesystem."""
     device = os.stat(os.path.dirname(candidate.entry.overlay_path)).st_dev
     reserves = candidate.entry.options.preallocation.reserves_blocks
     return not reserves and granule % unit == 0 and device == os.fstat(image.layers[0].fd).st_dev
