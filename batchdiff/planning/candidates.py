@@ -1,4 +1,4 @@
-"""Selection of the guests to compare, by checks that come before the scan."""
+"""Selection of the guests to compare."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from batchdiff.units import format_size
 
 @frozen
 class Candidate:
-    """A guest that can be compared, and its image as the plan records it."""
+    """A guest that can be compared."""
 
     entry: GuestEntry
     record: PlannedImage
@@ -64,7 +64,7 @@ _RESIZABLE = {ImageFormat.RAW, ImageFormat.QCOW2, ImageFormat.QED}
 
 
 def planned_image(image: Image) -> PlannedImage:
-    """Return an open image as a plan records it."""
+    """Return a plan's record of an open image."""
     return PlannedImage(image.source, image.virtual_size, image.fingerprints())
 
 
@@ -146,7 +146,7 @@ def _with_own_files(parts: list[Part], template: PlannedImage, manifest: Manifes
 
 
 def already_thin(guest: ImageSource, observer: ReadObserver | None = None) -> str:
-    """Return why an overlay of the template is skipped, and how to replace it by a thinner one if possible."""
+    """Return why an overlay of the template is skipped, and how to make it thinner if possible."""
     found = Below.TEMPLATE.value
     if stat.S_ISBLK(os.stat(guest.path).st_mode):
         return f"{found}, on a block device, which no thinner overlay can replace"
@@ -157,7 +157,7 @@ def already_thin(guest: ImageSource, observer: ReadObserver | None = None) -> st
 
 
 def _without_needed(parts: list[Part], manifest: Manifest) -> list[Part]:
-    """Refuse guests that get an overlay if other images need, or may need, their files and could be lost."""
+    """Refuse guests whose files other images need, or may need: those images could be lost."""
     dependents = dependents_in_manifest(manifest)
     files = {
         part.entry.name: (part.entry.image.path, *part.record.source.other_files)

@@ -40,7 +40,7 @@ def content_of(
 ) -> OverlayContent:
     """Return the content of a guest's overlay.
 
-    ``compared``: with extents in units of 4 KiB; ``unit``: the filesystem's allocation unit in bytes.
+    ``compared`` is in units of 4 KiB; ``unit``: the filesystem's allocation unit in bytes.
 
     :raises FormatError: no overlay with these options can map the disk.
     """

@@ -33,8 +33,7 @@ class Owners:
     def conflict(self, name: str, own: str, parts: Iterable[str]) -> str:
         """Return the objection to retiring a guest with a file of another image; empty if it has none.
 
-        ``own``: the guest's own file, of which only the use as a part of another guest counts: other checks find
-        one that is the template or another guest.
+        ``own``: the guest's own file, of which only the use as a part of another guest counts here.
         """
         for path in (own, *parts):
             identity = identity_of(path)

@@ -60,12 +60,12 @@ if TYPE_CHECKING:  # it is needed only with --scheduler
 GENERATOR = f"batchdiff {__version__}"
 
 _GUESTS_OF_A_WORKER = 8
-"""The least number of guests for each worker: starting one can take as long as assessing one or two guests."""
+"""The least number of guests for each of several workers: starting one can take as long as assessing a guest."""
 
 
 @frozen
 class EarlierResults:
-    """The results of earlier runs; ``say`` is called with notices about their reuse."""
+    """The results of earlier runs."""
 
     checkpoint: Checkpoint | None = None
     older: Plan | None = None
@@ -94,8 +94,7 @@ def make_plan(  # noqa: PLR0913  # options by keyword
 ) -> Plan:
     """Return the plan for all guests of a manifest.
 
-    ``opened`` is called with a growing count of images examined or located; ``assessed``, with a guest's name.
-    ``remote``: how other hosts scan ranges, if any do.
+    ``opened`` is called with a growing count of images; ``assessed``, with a guest's name.
 
     :raises ImageError: the template cannot be used, or is not that of the older plan.
     :raises UsageError: other hosts cannot read the template by themselves.

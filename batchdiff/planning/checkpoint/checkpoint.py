@@ -1,4 +1,4 @@
-"""PLAN.partial: the results of an unfinished scan, from which the same command resumes the scan.
+"""PLAN.partial: the results of an unfinished scan, from which it can be resumed.
 
 It is only a cache: a plan can be made without it. Appended records survive the planner's death; a power cut may
 lose the latest.
@@ -63,12 +63,12 @@ class Checkpoint:
         return []
 
     def begin(self, guests: tuple[str, ...]) -> None:
-        """Record that the next results are for the guests with these keys, in this order."""
+        """Record the keys of the guests of the next results, in their order."""
         if self._usable:
             self._pending.append(encode_record(Guests(guests)))
 
     def add(self, result: RangeResult) -> None:
-        """Record the result of a range, now or later, unless the file cannot be used."""
+        """Record the result of a range if the file can be used."""
         if self._usable:
             self._pending.append(encode_record(result))
             if self._file is not None or time.monotonic() >= self._begin:

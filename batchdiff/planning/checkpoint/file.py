@@ -52,7 +52,7 @@ class CheckpointFile:
         return [record for record, _ in found]
 
     def append(self, data: bytes) -> None:
-        """Replace everything from ``end`` on by data, and move ``end`` after it.
+        """Replace everything from ``end`` on with data, and move ``end`` after it.
 
         :raises OSError: the data cannot be written; ``end`` is unchanged.
         """
@@ -71,7 +71,7 @@ class CheckpointFile:
     def discard(self) -> None:
         """Remove the file if its path still names it."""
         ours = os.fstat(self._file.fileno())
-        with contextlib.suppress(FileNotFoundError):  # it is gone already
+        with contextlib.suppress(FileNotFoundError):
             there = os.lstat(self.path)
             if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino):
                 os.unlink(self.path)

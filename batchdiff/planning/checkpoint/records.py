@@ -34,7 +34,7 @@ _RESULT = struct.Struct("<Q?16sIII")
 _GUEST = struct.Struct("<III")
 _RUN = np.dtype([("first", "<i8"), ("count", "<i4"), ("kind", "u1")])
 _LAST_UNIT = 1 << 51
-"""The number of 4 KiB units in 2^63 bytes, the limit on offsets in a file."""
+"""2^63 bytes, the limit on offsets in a file, in units of 4 KiB."""
 
 
 @frozen
@@ -63,7 +63,7 @@ Record = Binding | Guests | RangeRecord
 
 
 def encode_record(record: Binding | Guests | RangeResult) -> bytes:
-    """Return a record as bytes, with its frame."""
+    """Encode a record with its frame."""
     match record:
         case Binding(text):
             payload = b"B" + text.encode()

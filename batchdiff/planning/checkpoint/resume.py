@@ -1,7 +1,7 @@
 """Find the results of an unfinished scan that are still valid, and the ranges left to scan; pure.
 
-A guest's results are valid only if its state equals the recorded one. With a block device in the chain, none are:
-the device's fingerprint does not cover its content.
+A guest's results are valid only if its state equals the recorded one. With a block device in the chain, none is
+valid: the device's fingerprint does not cover its content.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _last_guest(record: RangeRecord) -> int:
 
 @lru_cache
 def _union(some: frozenset[str], others: frozenset[str]) -> frozenset[str]:
-    """Return the union, cached to save memory: thousands of ranges can share one object."""
+    """Return the union, cached so that thousands of ranges can share one object."""
     return some | others
 
 

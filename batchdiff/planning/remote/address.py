@@ -30,7 +30,7 @@ def scheduler_address(text: str, *, trust_network: bool) -> str:
 
     ``trust_network``: the operator accepts an unencrypted connection to another host.
 
-    :raises UsageError: ``text`` is not the address of a scheduler, or the connection would need ``trust_network``.
+    :raises UsageError: the address is invalid, or the connection would need ``trust_network``.
     """
     try:
         parts = urlsplit(text)
@@ -63,7 +63,7 @@ def _is_only_a_host(parts: SplitResult) -> bool:
 
 
 def _is_loopback(host: str) -> bool:
-    """Accept no other name than localhost: it could resolve to another host at any time."""
+    """Trust no name but localhost: any other could resolve to another host at any time."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -41,7 +41,7 @@ _LOGGERS = ("distributed", "tornado", "asyncio")
 
 
 class Certificates(NamedTuple):
-    """The planner's files in PEM format; for None, Dask's configuration is used (distributed.comm.tls)."""
+    """The planner's files in PEM format; if None, that of Dask's configuration (distributed.comm.tls)."""
 
     authority: str | None = None
     certificate: str | None = None
