@@ -1,4 +1,4 @@
-"""Selection of the guests to compare, by checks that come before the scan."""
+"""Selection of the guests to compare."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ from batchdiff.units import format_size
 
 @frozen
 class Candidate:
-    """A guest that can be compared, and its image as the plan records it."""
+    """A guest that can be compared."""
 
     entry: GuestEntry
     record: PlannedImage
 
 
 class _Fleet(NamedTuple):
-    """The context of every guest. ``under``: the files and devices that store the template."""
+    """``under``: the files and devices that store the template."""
 
     manifest: Manifest
     template: PlannedImage
@@ -57,14 +57,14 @@ class _Fleet(NamedTuple):
 
 
 Part = Candidate | UntouchedGuest
-"""One guest of a manifest: still to be compared, or already decided."""
+"""A guest still to be compared, or already decided."""
 
 _RESIZABLE = {ImageFormat.RAW, ImageFormat.QCOW2, ImageFormat.QED}
-"""Formats in which `qemu-img resize` can enlarge a disk."""
+"""Formats that `qemu-img resize` can enlarge."""
 
 
 def planned_image(image: Image) -> PlannedImage:
-    """Return an open image as a plan records it."""
+    """Return a plan's record of an open image."""
     return PlannedImage(image.source, image.virtual_size, image.fingerprints())
 
 
@@ -75,10 +75,9 @@ def examine_guests(
     observer: ReadObserver | None = None,
     opened: Callable[[int], None] = ignore,
 ) -> list[Part]:
-    """Examine all guests and decide which to compare. No file stays open.
+    """Examine all guests and decide which to compare.
 
-    ``plans`` finds the plans that converted guests or left originals in quarantine. ``observer`` is called at
-    every read of an image; ``opened``, with the number of images examined so far, the template included.
+    ``opened`` is called with the number of images done so far, the template included.
     """
     fleet = _Fleet(manifest, template, all_underlying(template.paths), plans, observer)
     parts: list[Part] = []
@@ -90,7 +89,6 @@ def examine_guests(
 
 
 def _decided_before(entry: GuestEntry, template: PlannedImage, plans: EarlierPlans) -> UntouchedGuest | None:
-    """Return the plan of a guest that need not be opened; None if the guest must be examined."""
     if entry.converted is not None:
         return untouched_guest(entry, None, Verdict.SKIP, plans.reason(entry.converted))
     # A VM manager need not know that blocks are shared: file, format and size stay as they are.
@@ -126,7 +124,7 @@ def _examine(entry: GuestEntry, fleet: _Fleet) -> Part:
 
 
 def _with_own_files(parts: list[Part], template: PlannedImage, manifest: Manifest) -> list[Part]:
-    """Refuse guests with a file that is also part of another image, which retiring the guest could destroy."""
+    """Refuse guests with a file of another image, which retiring the guest could destroy."""
     owners = Owners()
     for entry in (*manifest.guests, *manifest.left_out):
         owners.add(entry.image.path, entry.name, "the guest")
@@ -148,10 +146,7 @@ def _with_own_files(parts: list[Part], template: PlannedImage, manifest: Manifes
 
 
 def already_thin(guest: ImageSource, observer: ReadObserver | None = None) -> str:
-    """Return why an overlay of the template is skipped, and how to plan a thinner one if that is possible.
-
-    ``observer`` is called at every read of the image.
-    """
+    """Return why an overlay of the template is skipped, and how to make it thinner if possible."""
     found = Below.TEMPLATE.value
     if stat.S_ISBLK(os.stat(guest.path).st_mode):
         return f"{found}, on a block device, which no thinner overlay can replace"
@@ -162,7 +157,7 @@ def already_thin(guest: ImageSource, observer: ReadObserver | None = None) -> st
 
 
 def _without_needed(parts: list[Part], manifest: Manifest) -> list[Part]:
-    """Refuse guests that get an overlay if other images need, or may need, their files and could be lost."""
+    """Refuse guests whose files other images need, or may need: those images could be lost."""
     dependents = dependents_in_manifest(manifest)
     files = {
         part.entry.name: (part.entry.image.path, *part.record.source.other_files)
@@ -188,7 +183,6 @@ def _without_needed(parts: list[Part], manifest: Manifest) -> list[Part]:
 
 
 def _why_needed(others: list[str], doubtful: list[str], guests: dict[str, str]) -> str:
-    """Return which images need a guest, or may need it, and what to do about them."""
     named = _first_of(others or doubtful, guests)
     if others:
         images = "that image" if len(others) == 1 else "those images"
@@ -198,19 +192,15 @@ def _why_needed(others: list[str], doubtful: list[str], guests: dict[str, str]) 
 
 
 def _first_of(images: list[str], guests: dict[str, str]) -> str:
-    """Return one of these images, preferably a guest, and the number of others."""
     first = min(images, key=lambda path: path not in guests)
     shown = f"the guest {guests[first]}" if first in guests else first
     return f"{shown} and {len(images) - 1} more" if len(images) > 1 else shown
 
 
 def _check_not_replaced(entry: GuestEntry, template: ImageSource, observer: ReadObserver | None) -> None:
-    """Refuse a guest that its overlay has already replaced, but that the manifest still declares as it was before.
+    """Refuse a guest that the manifest declares as it was before its overlay replaced it.
 
     This reads no data through an overlay, so a forged header can only keep its own guest from being converted.
-
-    :raises OverlayError: it is an overlay of the template.
-    :raises ImageError: it looks like an overlay, but cannot be read as one.
     """
     guest, form, chosen = entry.image, ImageFormat(entry.options.format), entry.options.encryption
     secret = None if chosen is None else chosen.secret_file
@@ -231,13 +221,7 @@ def _check_not_replaced(entry: GuestEntry, template: ImageSource, observer: Read
 
 
 def _objection(image: Image, entry: GuestEntry, fleet: _Fleet) -> str:
-    """Return why a guest must be refused; empty if it can be compared.
-
-    :raises GuestError: it is in use.
-    :raises ImageError: a backing file is in use, or a table is damaged.
-    """
     manifest, template = fleet.manifest, fleet.template
-    # First the checks that do not read the image, then those that do.
     # A block device is always kept.
     retire = Retire.KEEP if is_block_device(image.layers[0].fd) else manifest.retire
     for file in image.own_files:
@@ -264,14 +248,13 @@ def _objection(image: Image, entry: GuestEntry, fleet: _Fleet) -> str:
 
 
 def _missing_bytes(image: Image, template: PlannedImage) -> int:
-    """Return how many bytes smaller a guest's disk is than the template's; 0 if a VHD's rounding explains that."""
+    """Return how many bytes a guest's disk lacks; 0 if a VHD's rounding can explain that."""
     missing = max(template.virtual_size - image.virtual_size, 0)
     is_vhd = ImageFormat.VPC in {image.source.format, template.source.format}
     return 0 if is_vhd and missing < largest_cylinder(template.virtual_size) else missing
 
 
 def _too_small(guest: ImageSource, size: int, missing: int) -> str:
-    """Return why a guest with a disk ``missing`` bytes smaller than the template's ``size`` bytes is refused."""
     if missing >= largest_cylinder(size):
         ours, theirs = format_size(size - missing), format_size(size)
         if ours.replace(".0 ", " ") == theirs.replace(".0 ", " "):
@@ -289,7 +272,6 @@ def _too_small(guest: ImageSource, size: int, missing: int) -> str:
 
 
 def _stores_template(risk: TemplateRisk, template: PlannedImage) -> str:
-    """Return why retiring a guest could destroy the template; empty if it cannot."""
     if risk is TemplateRisk.STORED_IN_GUEST:
         return "the template is stored inside this guest, either as one of its files or through a block device"
     if risk is TemplateRisk.UNTRACED:

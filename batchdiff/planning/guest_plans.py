@@ -1,4 +1,4 @@
-"""The fields that all guests in a plan have, and the whole part of an untouched guest."""
+"""The fields of every guest in a plan, and the plan of an untouched guest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from batchdiff.plan.plan import Diff, PlannedImage, UntouchedGuest
 
 
 class EntryFields(TypedDict):
-    """The fields that all guests in a plan have, whatever their verdict."""
+    """The fields that every guest in a plan has."""
 
     name: str
     source: ImageSource
@@ -24,7 +24,7 @@ class EntryFields(TypedDict):
 
 
 def entry_fields(entry: GuestEntry, image: PlannedImage | None, reason: str) -> EntryFields:
-    """Return the fields for an entry's guest; ``image`` is None if the guest was not opened."""
+    """Return the fields of a guest; ``image``: None if it was not opened."""
     return EntryFields(
         name=entry.name,
         source=entry.image if image is None else image.source,
@@ -39,5 +39,5 @@ def entry_fields(entry: GuestEntry, image: PlannedImage | None, reason: str) -> 
 def untouched_guest(
     entry: GuestEntry, image: PlannedImage | None, verdict: Verdict, reason: str, diff: Diff | None = None
 ) -> UntouchedGuest:
-    """Return the plan of a guest that apply leaves as it is; ``image`` is None if the guest was not opened."""
+    """Return the plan of a guest that apply leaves as it is."""
     return UntouchedGuest(**entry_fields(entry, image, reason), verdict=verdict, image=image, diff=diff)

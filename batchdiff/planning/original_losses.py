@@ -1,4 +1,4 @@
-"""The losses of a conversion: internal snapshots, persistent bitmaps, encryption, and reserved space."""
+"""The losses of a conversion."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from batchdiff.units import format_size
 
 
 def original_losses(image: Image, known: ExtentTable | None) -> OriginalLosses:
-    """Return an open guest's counts of internal snapshots and persistent bitmaps, and its reserved bytes.
+    """Count an open guest's internal snapshots, persistent bitmaps and reserved bytes.
 
-    ``known``: at least the unwritten extents of the guest's file, if the filesystem was asked before
-    (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`).
+    ``known``: at least the unwritten extents of the guest's file; None if they are not known.
 
     :raises ImageError: the filesystem reports an error.
     """
@@ -26,9 +25,9 @@ def original_losses(image: Image, known: ExtentTable | None) -> OriginalLosses:
 
 
 def forbidden_loss(losses: Losses, allowed: frozenset[Loss], *, only_below: bool = False) -> str:
-    """Return a reason that names one loss that is not allowed; empty if all these losses are.
+    """Return the objection to one loss that is not allowed; empty if all are.
 
-    ``only_below``: the guest's own file is not encrypted, so any encryption is that of an image below it.
+    ``only_below``: any encryption is that of an image below the guest's own.
     """
     if losses.encryption and Loss.ENCRYPTION not in allowed:
         encrypted = "partly encrypted (in an image below it)" if only_below else "encrypted"
@@ -48,10 +47,7 @@ def forbidden_loss(losses: Losses, allowed: frozenset[Loss], *, only_below: bool
 
 
 def forbidden_preallocation(losses: OriginalLosses, options: OverlayOptions, allowed: frozenset[Loss]) -> str:
-    """Return a reason that names the loss of reserved space; empty if there is no such loss, or if it is allowed.
-
-    No reserved space counts as lost if the overlay reserves all its own blocks.
-    """
+    """Return the objection to losing reserved space; empty if none is lost, or if that is allowed."""
     reserves = options.preallocation.reserves_blocks
     if not losses.preallocated_bytes or reserves or Loss.PREALLOCATION in allowed:
         return ""
@@ -62,7 +58,7 @@ def forbidden_preallocation(losses: OriginalLosses, options: OverlayOptions, all
 
 
 def losses_of(image: Image, options: OverlayOptions) -> Losses:
-    """Return the losses of converting a guest; encryption is not lost if the overlay is encrypted, too.
+    """Return the losses of converting a guest, reserved space aside.
 
     A guest counts as encrypted if any file of its chain is: its overlay may store data from any of these files.
     """

@@ -1,4 +1,4 @@
-"""The content of a guest's overlay: its extents, in the geometry that the options set or ``auto`` chooses."""
+"""The content and geometry of a guest's overlay."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from batchdiff.units import ceil_div, format_size
 
 @frozen
 class OverlayContent:
-    """The content of an overlay, in granules of its geometry, and its sizes with all compared geometries.
+    """The content of an overlay, in granules of its geometry.
 
-    ``similarity``: that of the guest and the template; None if the content comes from an older plan without it.
+    ``similarity``: None if the content comes from an older plan without it.
     """
 
     geometry: Geometry
@@ -29,7 +29,7 @@ class OverlayContent:
 
 @frozen
 class ReusedOverlay:
-    """An older plan's overlay that is still exact: its content and its size."""
+    """An older plan's overlay that is still exact."""
 
     content: OverlayContent
     size: OverlaySize
@@ -38,9 +38,9 @@ class ReusedOverlay:
 def content_of(
     compared: tuple[Extents, Similarity], virtual_size: int, options: OverlayOptions, unit: int
 ) -> OverlayContent:
-    """Return the content of a guest's overlay on a filesystem with allocation units of ``unit`` bytes.
+    """Return the content of a guest's overlay.
 
-    ``compared``: the guest's extents in 4 KiB units, and its similarity.
+    ``compared`` is in units of 4 KiB; ``unit``: the filesystem's allocation unit in bytes.
 
     :raises FormatError: no overlay with these options can map the disk.
     """
@@ -60,9 +60,9 @@ def content_of(
 
 
 def better_clusters(content: OverlayContent, savings: Savings, least: float) -> str:
-    """Return the end of a sentence that suggests ``auto``; empty if ``auto`` saves too little or nothing.
+    """Return the end of a sentence that suggests ``auto``; empty if it saves too little.
 
-    ``least``: the share of the guest's allocation that must be saved.
+    ``least``: the least share of the guest's allocation to save.
     """
     auto = chosen_geometry(content.sizes, None)
     if auto is None or auto == content.geometry:

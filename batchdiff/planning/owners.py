@@ -1,4 +1,4 @@
-"""Find files that belong to two images of a manifest, whatever paths name them."""
+"""Find files that belong to two images of a manifest."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import NamedTuple
 from batchdiff.files.identity import Identity, identity_of
 
 PART = "a part of the guest"
-"""The role of a guest's other file: an extent of a VMDK image, or the data file of a qcow2 image."""
+"""The role of a guest's other file, such as an extent of a VMDK image."""
 
 
 class _Owner(NamedTuple):
-    """An owner of a file: the guest's name, empty for the template, and the role of the file."""
+    """An owner of a file; ``name`` is empty for the template."""
 
     name: str
     role: str
@@ -25,16 +25,15 @@ class Owners:
         self._owners: dict[Identity, list[_Owner]] = {}
 
     def add(self, path: str, name: str, role: str) -> None:
-        """Add an owner of the file at a path; do nothing if the file is missing or cannot be examined."""
+        """Add an owner of a file; do nothing if the file cannot be examined."""
         identity = identity_of(path)
         if identity is not None:
             self._owners.setdefault(identity, []).append(_Owner(name, role))
 
     def conflict(self, name: str, own: str, parts: Iterable[str]) -> str:
-        """Return why a guest may not be retired: one of its files belongs to another image; empty if no file does.
+        """Return the objection to retiring a guest with a file of another image; empty if it has none.
 
-        ``own``: the guest's own file, of which only the use as a part of another guest counts: other checks find
-        one that is the template or another guest. ``parts``: the guest's other files.
+        ``own``: the guest's own file, of which only the use as a part of another guest counts here.
         """
         for path in (own, *parts):
             identity = identity_of(path)

@@ -1,4 +1,4 @@
-"""Planning from manifest to plan: open, scan, fold, measure. Nothing is written but the checkpoint.
+"""Planning from manifest to plan: open, scan, fold, measure.
 
 ::
 
@@ -60,16 +60,12 @@ if TYPE_CHECKING:  # it is needed only with --scheduler
 GENERATOR = f"batchdiff {__version__}"
 
 _GUESTS_OF_A_WORKER = 8
-"""The least number of guests per worker for which workers are started: starting one takes as long as assessing one
-or two guests with a few thousand differences."""
+"""The least number of guests for each of several workers: starting one can take as long as assessing a guest."""
 
 
 @frozen
 class EarlierResults:
-    """The results of earlier runs: the checkpoint of an interrupted scan, and an older plan.
-
-    ``say`` is called with notices about the reuse of results; ``plans`` finds the plans that converted guests.
-    """
+    """The results of earlier runs."""
 
     checkpoint: Checkpoint | None = None
     older: Plan | None = None
@@ -79,7 +75,7 @@ class EarlierResults:
 
 @frozen
 class _Reused:
-    """The template's digest, if it is known, and an older plan's overlays that are still exact, by guest name."""
+    """The template's digest, if it is known, and overlays by guest name."""
 
     digest: str | None
     overlays: dict[str, ReusedOverlay]
@@ -96,15 +92,13 @@ def make_plan(  # noqa: PLR0913  # options by keyword
     observer: ReadObserver | None = None,
     remote: RemoteScans | None = None,
 ) -> Plan:
-    """Return the plan for all guests of a manifest, with the reason for each guest that is skipped or refused.
+    """Return the plan for all guests of a manifest.
 
-    ``observer`` is called at every read of an image on this host, also in workers; ``opened``, with a growing
-    count of images that were examined, or whose data was located; ``assessed``, with the name of each guest that
-    was assessed. ``remote``: how other hosts scan ranges, if any do.
+    ``opened`` is called with a growing count of images; ``assessed``, with a guest's name.
 
-    :raises ImageError: the template cannot be used, has changed, or is not the one in the older plan.
-    :raises UsageError: other hosts are to scan ranges, but cannot read the template by themselves.
-    :raises WorkerError: a worker failed, or other hosts cannot do or finish the scan.
+    :raises ImageError: the template cannot be used, or is not that of the older plan.
+    :raises UsageError: other hosts cannot read the template by themselves.
+    :raises WorkerError: a worker failed, or other hosts cannot do the scan.
     """
     raise_descriptor_limit()
     opened(0)
@@ -123,7 +117,7 @@ def make_plan(  # noqa: PLR0913  # options by keyword
         settings = ScanSettings(
             limits, GENERATOR, refined.scanned, earlier.say, earlier.checkpoint, observer, further, remote
         )
-        # Even without guests, the template is scanned if no earlier plan gives its digest.
+        # Even without guests, the template is scanned if its digest is not known.
         scan = partial(scan_guests, image, _at_first(template, sidecar), to_scan, settings, sharing=sharing)
         findings = scan() if to_scan or reused.digest is None else Findings(sharing)
         settings.close()
@@ -140,7 +134,6 @@ def make_plan(  # noqa: PLR0913  # options by keyword
 def _plan(
     manifest: Manifest, template: PlannedImage, digest: str, guests: tuple[GuestPlan, ...], copied: CopyUp
 ) -> Plan:
-    """Return the plan, dated now. ``copied``: the disk space that protecting the template takes."""
     return Plan(
         generator=GENERATOR,
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
@@ -169,7 +162,6 @@ def _refined_guests(
     observer: ReadObserver | None,
     progress: Progress,
 ) -> RefinedGuests:
-    """Return the reused guests to read again in 4 KiB units; none if no file can share the template's blocks."""
     can_share = bool(reused.overlays) and can_be_shared(template)
     contents = {name: each.content for name, each in reused.overlays.items() if can_share}
     guests = {each.entry.name: each.record for each in candidates if each.entry.name in contents}
@@ -179,7 +171,6 @@ def _refined_guests(
 
 
 def _further(report: Callable[[int], None], before: int) -> Callable[[int], None]:
-    """Return a function that reports a count plus ``before``, the earlier count."""
     return lambda more: report(before + more)
 
 
@@ -201,7 +192,6 @@ def _reuse(
     *,
     sharing: bool,
 ) -> _Reused:
-    """Return and report what can be reused of the older plan; without one, return at most a recorded digest."""
     older = earlier.older
     if older is None:
         return _Reused(None if candidates or sharing else _recorded_digest(template, sidecar), {})
@@ -217,10 +207,7 @@ def _reuse(
 
 
 def _recorded_digest(template: PlannedImage, sidecar: Sidecar | None) -> str | None:
-    """Return the sidecar's digest of the template's present content; None if none is known to be correct.
-
-    With this digest, the template need not be read if there are no guests to compare.
-    """
+    """Return the sidecar's digest if it is known to be that of the template's present content."""
     if sidecar is None or sidecar.fingerprints != template.fingerprints or not template.vouches_for_content:
         return None
     return sidecar.digest or None
@@ -260,7 +247,6 @@ def _assess_guests(  # noqa: PLR0913  # options by keyword
     jobs: int,
     assessed: Callable[[str], None],
 ) -> tuple[GuestPlan, ...]:
-    """Return the plans of all guests, after assessing the candidates."""
     by_name = {part.entry.name: part for part in parts if isinstance(part, Candidate)}
     # If there are few guests, they are assessed one after another, and all workers compress the samples of each.
     workers = jobs if len(by_name) >= jobs * _GUESTS_OF_A_WORKER else 1

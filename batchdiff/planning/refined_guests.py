@@ -1,4 +1,4 @@
-"""The second reading of guests that are reused from an older plan, to find which blocks they could share.
+"""The second reading of guests reused from an older plan, to find which blocks they could share.
 
 ::
 
@@ -17,9 +17,9 @@ from batchdiff.planning.scan_all import Progress
 
 @dataclass(slots=True)
 class RefinedGuests:
-    """Guests that are reused from an older plan, and whose differences are read again in units of 4 KiB.
+    """Guests reused from an older plan, whose differences are read again in units of 4 KiB.
 
-    ``progress`` is called with the bytes done and the total bytes of the scan and the second reading together.
+    ``progress`` is called with bytes, of the scan and this reading together.
     """
 
     job: RefineJob
@@ -31,15 +31,15 @@ class RefinedGuests:
         self._size = sum(self.job.bytes_of(*task) for task in self.job.tasks())
 
     def scanned(self, done: int, total: int) -> None:
-        """Report the progress of the scan; the reported total includes the second reading."""
+        """Report the progress of the scan."""
         self._of_scan = total
         self.progress(done, total + self._size)
 
     def run(self, findings: Findings, *, jobs: int) -> None:
-        """Read the differences again; for each guest, add them to the findings, or the error if that fails.
+        """Read the differences again, and add them or the failures to the findings.
 
         :raises ImageError: the template cannot be opened.
-        :raises WorkerError: a worker could not be started, died, or ran out of memory.
+        :raises WorkerError: a worker failed.
         """
         tasks = self.job.tasks()
         if not tasks:

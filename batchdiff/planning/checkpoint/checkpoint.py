@@ -1,8 +1,7 @@
-"""PLAN.partial: the results of an unfinished scan, from which the same command resumes the scan.
+"""PLAN.partial: the results of an unfinished scan, from which it can be resumed.
 
-It is only a cache: no plan fails because a checkpoint is missing or damaged, or cannot be written. A new file is
-created only after two seconds. From then on, a record is appended for each finished range, so the ranges survive
-the planner's death. The file is synced every few seconds, so a power cut loses only the latest records.
+It is only a cache: a plan can be made without it. Appended records survive the planner's death; a power cut may
+lose the latest.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ _BEGIN_AFTER = 2.0
 """Seconds before a new file is created: a shorter scan is cheap to repeat."""
 
 _SYNC_EVERY = 5.0
-"""The least number of seconds between two syncs of the file: a power cut may lose the records in between."""
+"""The least number of seconds between two syncs of the file."""
 
 
 class Checkpoint:
-    """The checkpoint of the plan at ``plan_path``; ``warn`` is called if it cannot be used or removed."""
+    """The checkpoint of a plan."""
 
     def __init__(self, plan_path: str, *, warn: Callable[[str], None], begin_after: float = _BEGIN_AFTER) -> None:
         self.path = f"{plan_path}.partial"
@@ -38,14 +37,11 @@ class Checkpoint:
 
     @property
     def is_kept(self) -> bool:
-        """True if the file has all results so far: after an interruption, the same command continues from them."""
+        """True if the file has all results so far."""
         return self._usable and self._file is not None and self._file.end > 0
 
     def load(self, binding: str) -> list[Record]:
-        """Lock the file, and return the records that follow its binding.
-
-        Return an empty list if the file is missing, cannot be used, or begins with another binding.
-        """
+        """Lock the file and return the records after its binding; none if it has another, or cannot be used."""
         self._pending = [CHECKPOINT_MAGIC, encode_record(Binding(binding))]
         try:
             self._file = CheckpointFile(self.path, create=False)
@@ -67,12 +63,12 @@ class Checkpoint:
         return []
 
     def begin(self, guests: tuple[str, ...]) -> None:
-        """Record that the following results are for the guests with these keys, in this order."""
+        """Record the keys of the guests of the next results, in their order."""
         if self._usable:
             self._pending.append(encode_record(Guests(guests)))
 
     def add(self, result: RangeResult) -> None:
-        """Record the result of a range, now or together with a later one, unless the file cannot be used."""
+        """Record the result of a range if the file can be used."""
         if self._usable:
             self._pending.append(encode_record(result))
             if self._file is not None or time.monotonic() >= self._begin:
@@ -91,7 +87,7 @@ class Checkpoint:
             self._give_up(error)
 
     def _give_up(self, error: OSError | ValueError) -> None:
-        """Warn, and write no more results. An open file stays open, so that :meth:`discard` can remove it."""
+        """Warn and write no more. An open file stays open, so that :meth:`discard` can remove it."""
         self._usable = False
         is_begun = self._file is not None and self._file.end > 0
         why = f"{self.path} cannot be used: {error}"
@@ -102,7 +98,7 @@ class Checkpoint:
         self._warn(f"if this scan is interrupted, {what}, because {why}")
 
     def discard(self) -> None:
-        """Remove and close the file if it is open: once the plan is written, nothing needs it."""
+        """Remove and close the file if it is open."""
         if self._file is None:
             return
         try:

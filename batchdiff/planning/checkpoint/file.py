@@ -1,4 +1,4 @@
-"""The file of a checkpoint: opened safely, locked, appended to, removed."""
+"""The file of a checkpoint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from batchdiff.planning.checkpoint.records import CHECKPOINT_MAGIC, Record, deco
 
 
 class CheckpointFile:
-    """A checkpoint file, locked as long as it is open; ``end``: the offset at which :meth:`append` writes.
+    """A checkpoint file, locked as long as it is open; ``end``: where :meth:`append` writes.
 
     ``create``: whether the file must be new; otherwise it must exist.
 
@@ -52,9 +52,9 @@ class CheckpointFile:
         return [record for record, _ in found]
 
     def append(self, data: bytes) -> None:
-        """Write data at ``end``, which then moves to the end of the data; remove anything that was there before.
+        """Replace everything from ``end`` on with data, and move ``end`` after it.
 
-        :raises OSError: the data cannot be written. ``end`` is then unchanged.
+        :raises OSError: the data cannot be written; ``end`` is unchanged.
         """
         fd = self._file.fileno()
         os.ftruncate(fd, self.end)
@@ -71,18 +71,18 @@ class CheckpointFile:
     def discard(self) -> None:
         """Remove the file if its path still names it."""
         ours = os.fstat(self._file.fileno())
-        with contextlib.suppress(FileNotFoundError):  # it is gone already
+        with contextlib.suppress(FileNotFoundError):
             there = os.lstat(self.path)
             if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino):
                 os.unlink(self.path)
 
     def close(self) -> None:
-        """Close the file, which releases the lock."""
+        """Close and unlock the file."""
         self._file.close()
 
 
 def _lock(fd: int) -> None:
-    """Take a POSIX lock: workers, which may outlive a killed planner for a while, do not inherit it."""
+    """Take a POSIX lock: workers that outlive a killed planner do not inherit it."""
     try:
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

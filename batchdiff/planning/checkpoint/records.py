@@ -1,4 +1,4 @@
-"""The records of a checkpoint file and their encoding as bytes.
+"""The records of a checkpoint file, and their encoding.
 
 ::
 
@@ -10,8 +10,7 @@
                               out; for each guest that differs: in how many of these units it has other data,
                               and its runs
 
-All numbers are little-endian. A guest without runs equals the template in that range, unless it is left out:
-then it has no result, because it could not be read.
+All numbers are little-endian. A guest without runs equals the template in that range, unless it is left out.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _RESULT = struct.Struct("<Q?16sIII")
 _GUEST = struct.Struct("<III")
 _RUN = np.dtype([("first", "<i8"), ("count", "<i4"), ("kind", "u1")])
 _LAST_UNIT = 1 << 51
-"""The number of 4 KiB units in 2^63 bytes, the limit on offsets in a file."""
+"""2^63 bytes, the limit on offsets in a file, in units of 4 KiB."""
 
 
 @frozen
@@ -47,14 +46,14 @@ class Binding:
 
 @frozen
 class Guests:
-    """The guests of the following results, each by its state as text: empty if its chain has a block device."""
+    """The guests of the following results; a key is a guest's state as text, or empty."""
 
     keys: tuple[str, ...]
 
 
 @frozen
 class RangeRecord:
-    """The result of one range; ``left_out``: the numbers of the guests for which it has no result."""
+    """The result of one range; ``left_out``: the numbers of the guests without one."""
 
     result: RangeResult
     left_out: frozenset[int]
@@ -64,7 +63,7 @@ Record = Binding | Guests | RangeRecord
 
 
 def encode_record(record: Binding | Guests | RangeResult) -> bytes:
-    """Return a record as bytes, with its frame."""
+    """Encode a record with its frame."""
     match record:
         case Binding(text):
             payload = b"B" + text.encode()
@@ -78,7 +77,7 @@ def encode_record(record: Binding | Guests | RangeResult) -> bytes:
 def decode(file: BinaryIO, size: int) -> Iterator[tuple[Record, int]]:
     """Yield the records before the first invalid one, each with the offset of its end.
 
-    ``file`` is read from its position, the end of the magic; ``size``: the file's length in bytes.
+    ``file``: positioned after the magic; ``size``: its length in bytes.
 
     :raises OSError: the file cannot be read.
     """

@@ -1,8 +1,7 @@
 """Find the results of an unfinished scan that are still valid, and the ranges left to scan; pure.
 
-A guest's results are valid only if the text of its state (path, declared formats, size, fingerprints of its chain)
-equals the recorded one. An image with a block device in its chain has no such text, because the device's
-fingerprint does not cover its content.
+A guest's results are valid only if its state equals the recorded one. With a block device in the chain, none is
+valid: the device's fingerprint does not cover its content.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ def binding_of(template: PlannedImage, *, sharing: bool, generator: str) -> str:
 def take_over(findings: Findings, records: Iterable[Record], keys: Mapping[str, str]) -> None:
     """Add to the findings the recorded results that are still valid.
 
-    ``keys``: the keys of the guests to scan, by name; an empty key means that no result is valid.
+    ``keys``: those of the guests to scan, by name; with an empty key, no result is valid.
     """
     name_of = {key: name for name, key in keys.items() if key}
     # The latest list of guests, by their present names; None for those without valid results.
@@ -65,20 +64,19 @@ def take_over(findings: Findings, records: Iterable[Record], keys: Mapping[str, 
 
 
 def _last_guest(record: RangeRecord) -> int:
-    """Return the largest guest number in a record; -1 if there is none."""
     return max([-1, *record.left_out, *record.result.differences])
 
 
 @lru_cache
 def _union(some: frozenset[str], others: frozenset[str]) -> frozenset[str]:
-    """Return the union of two sets, cached to save memory: thousands of ranges can share one object."""
+    """Return the union, cached so that thousands of ranges can share one object."""
     return some | others
 
 
 def ranges_left(
     ranges: Iterable[int], covered: Mapping[int, frozenset[str]], guests: Sequence[str]
 ) -> dict[tuple[str, ...], list[int]]:
-    """Return the ranges to scan, by the guests for which they must be scanned."""
+    """Return the ranges to scan, by the guests to scan them for."""
     found: dict[tuple[str, ...], list[int]] = {}
 
     @cache

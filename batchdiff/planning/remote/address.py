@@ -6,8 +6,8 @@
     tcp://127.0.0.1:8786 the loopback, which only users of this host can reach
     tcp://HOST:8786      anyone on the network can connect: refused unless the operator accepts that
 
-A scheduler has its workers run whatever code it receives. The planner in turn unpickles the objects that the
-scheduler passes on, and unpickling can run code, too.
+A scheduler has its workers run whatever code it receives. The planner unpickles the objects that the scheduler
+passes on, which can run code, too.
 Source: Dask's documentation, "Addresses" and "TLS/SSL" (distributed.dask.org).
 """
 
@@ -26,11 +26,11 @@ _EXAMPLE = "Write it as `dask scheduler` prints it, such as tls://planner.exampl
 
 
 def scheduler_address(text: str, *, trust_network: bool) -> str:
-    """Return the address of a scheduler with its port: Dask's default if ``text`` has none.
+    """Return the address of a scheduler, with Dask's default port if ``text`` has none.
 
     ``trust_network``: the operator accepts an unencrypted connection to another host.
 
-    :raises UsageError: ``text`` is not the address of a scheduler, or the connection would need ``trust_network``.
+    :raises UsageError: the address is invalid, or the connection would need ``trust_network``.
     """
     try:
         parts = urlsplit(text)
@@ -63,7 +63,7 @@ def _is_only_a_host(parts: SplitResult) -> bool:
 
 
 def _is_loopback(host: str) -> bool:
-    """Return True for loopback addresses and localhost; other names could resolve to another host at any time."""
+    """Trust no name but localhost: any other could resolve to another host at any time."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,7 +1,7 @@
 """Call functions on workers by name, so that batchdiff need not be installed where the scheduler runs.
 
-A scheduler unpickles every request. Here, requests contain only Python's own functions, names, numbers, bytes, and
-references to what a worker keeps:
+A scheduler unpickles every request, so requests contain only Python's own functions, plain values, and references
+to what a worker keeps:
 
 ::
 
@@ -22,7 +22,7 @@ from distributed import Client, Future
 
 
 def submit(client: Client, worker: str, function: Callable[..., object], *arguments: object) -> Future:
-    """Have this worker, and no other, call one of Python's own functions; return the future of the result."""
+    """Have this worker, and no other, call one of Python's own functions."""
     return client.submit(function, *arguments, workers=[worker], allow_other_workers=False, pure=False, retries=0)
 
 
@@ -32,10 +32,10 @@ def there(client: Client, worker: str, function: Callable[..., object]) -> Futur
 
 
 def submit_call(client: Client, worker: str, function: Future, *arguments: object) -> Future:
-    """Have a worker call a function that it has looked up (:func:`there`)."""
+    """Have a worker call a function from :func:`there`."""
     return submit(client, worker, operator.call, function, *arguments)
 
 
 def sent(client: Client, worker: str, value: object) -> Future:
-    """Send a value to a worker, which unpickles and keeps it; the scheduler does not unpickle it."""
+    """Send a value to a worker; the scheduler does not unpickle it."""
     return submit(client, worker, pickle.loads, pickle.dumps(value))

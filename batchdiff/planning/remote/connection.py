@@ -1,4 +1,4 @@
-"""The connection to a Dask scheduler: its certificates, and the errors to raise if it fails."""
+"""The connection to a Dask scheduler."""
 
 from __future__ import annotations
 
@@ -32,21 +32,16 @@ except ImportError as error:
 from batchdiff.planning.remote.dask_workers import DaskWorkers
 
 _TIMEOUT = 10.0
-"""Seconds to wait for the scheduler, which normally answers within milliseconds."""
+"""Seconds to wait for the scheduler."""
 
 _IN_DASK = re.compile(r"^(in <[^>]*>: (\w+: )?)?(\[Errno -?\d+\] )?")
-"""The prefix of messages of Dask and Python: the failed object, the kind of error, the errno; all optional."""
+"""The prefix of messages of Dask and Python: the failed object, the kind of error, the errno."""
 
 _LOGGERS = ("distributed", "tornado", "asyncio")
 
 
 class Certificates(NamedTuple):
-    """Files in PEM format: the authority's certificate, the planner's certificate, and the planner's key.
-
-    The authority must have signed the certificates of planner, scheduler and workers.
-
-    A file that is None is taken from Dask's own configuration (distributed.comm.tls).
-    """
+    """The planner's files in PEM format; if None, that of Dask's configuration (distributed.comm.tls)."""
 
     authority: str | None = None
     certificate: str | None = None
@@ -58,8 +53,8 @@ def connect(
 ) -> DaskWorkers:
     """Return the workers of the scheduler at an address; the caller closes them.
 
-    :raises UsageError: there are no certificates for TLS, or they cannot be used.
-    :raises WorkerError: the scheduler cannot be reached, or does not answer.
+    :raises UsageError: the certificates for TLS cannot be used.
+    :raises WorkerError: no scheduler answers.
     """
     _be_quiet()
     security = _security(certificates) if is_encrypted(address) else None
@@ -80,21 +75,14 @@ def connect(
 
 
 async def _greet(address: str, security: Security | None) -> None:
-    """Connect and hang up: a Dask client would wait forever for a peer that accepts but never answers.
-
-    :raises OSError: the peer cannot be reached, or does not answer in time.
-    :raises MemoryError, ValueError, struct.error: its answer is not that of a Dask scheduler.
-    """
+    """Connect and hang up: a Dask client would wait forever for a peer that accepts but never answers."""
     arguments = security.get_connection_args("client") if security else {}
     comm = await asyncio.wait_for(open_connection(address, timeout=_TIMEOUT, **arguments), _TIMEOUT + 1)
     comm.abort()
 
 
 def _why_unreachable(address: str) -> str:
-    """Return why a connection to an address fails; empty if it succeeds or takes too long.
-
-    Dask often does not report this: it retries until its timeout, so its last attempt may be cut short.
-    """
+    """Try without Dask, which retries until its timeout and often does not report the cause."""
     place = urlsplit(address)
     try:
         socket.create_connection((str(place.hostname), place.port or 0), timeout=1).close()
@@ -138,10 +126,7 @@ _CERTIFICATES = (
 
 
 def _be_quiet() -> None:
-    """Keep Dask from printing: whatever the operator must know is reported by this program.
-
-    Dask's configuration gives some loggers below ``_LOGGERS`` a level of their own, which would otherwise apply.
-    """
+    """Silence each logger of Dask: its configuration gives some of them a level of their own."""
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] in _LOGGERS:
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
