@@ -83,7 +83,10 @@ def decode(file: BinaryIO, size: int) -> Iterator[tuple[Record, int]]:
     """
     at = file.tell()
     while at + _FRAME.size <= size:
-        length, digest = _FRAME.unpack(file.read(_FRAME.size))
+        frame = file.read(_FRAME.size)
+        if len(frame) < _FRAME.size:  # cut by another program since its size was taken
+            return
+        length, digest = _FRAME.unpack(frame)
         at += _FRAME.size + length
         if at > size:
             return

@@ -90,6 +90,8 @@ def _why_unreachable(address: str) -> str:
         return ""
     except OSError as error:
         return error.strerror or str(error)
+    except UnicodeError:
+        return "no host can have that name"
     return ""
 
 

@@ -3,6 +3,7 @@
 Guards planning/checkpoint/file.py, planning/checkpoint/records.py.
 """
 
+import io
 import os
 import signal
 import stat
@@ -20,7 +21,14 @@ from batchdiff.errors import ImageError
 from batchdiff.extents import Kind, empty, from_runs
 from batchdiff.planning.checkpoint import checkpoint as module
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
-from batchdiff.planning.checkpoint.records import CHECKPOINT_MAGIC, Binding, Guests, RangeRecord, encode_record
+from batchdiff.planning.checkpoint.records import (
+    CHECKPOINT_MAGIC,
+    Binding,
+    Guests,
+    RangeRecord,
+    decode,
+    encode_record,
+)
 from batchdiff.planning.scan.results import RangeResult
 
 
@@ -515,3 +523,11 @@ def test_synced_now_and_then(plan, monkeypatch):
         clock.sleep(0.11)
     checkpoint.close()
     assert len(synced) == 2
+
+
+def test_a_file_that_another_program_shortens_ends_early():
+    record = encode_record(Binding("0" * 64))
+    whole = io.BytesIO(record)
+    assert [end for _, end in decode(whole, len(record))] == [len(record)]
+    for length in range(len(record)):
+        assert list(decode(io.BytesIO(record[:length]), len(record))) == []

@@ -488,3 +488,10 @@ def test_what_listens_there_is_no_scheduler(answer):
             connect(address, Certificates(), say=print, warn=print)
         server.shutdown(socket.SHUT_RDWR)
     assert caught.value.why == "whatever listens there does not answer as a Dask scheduler does"
+
+
+@pytest.mark.parametrize("host", ["a" * 64, "a..b"])
+def test_a_name_that_no_host_can_have(host):
+    with pytest.raises(WorkerError, match=f"cannot connect to the scheduler at tcp://{host}:8786") as caught:
+        connect(f"tcp://{host}:8786", Certificates(), say=print, warn=print)
+    assert caught.value.why == "no host can have that name"
