@@ -1,8 +1,7 @@
-"""Find the parts of an older plan that are still exact, so that their guests need not be scanned; pure.
+"""Find the parts of an older plan that are still exact; pure.
 
-An older plan does not have the 4 KiB units of its scan, only extents folded to the granules of each overlay. So a
-part can be reused only if the new overlay has the same granules, filled by the same rules. At most the
-content of an overlay, its sizes and its similarity are reused; the rest is determined again (docs/scripting.md).
+An older plan has no 4 KiB units, only extents folded to the granules of each overlay. So a part can be reused only
+if the new overlay has the same granules, filled by the same rules (docs/scripting.md).
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from batchdiff.planning.sizes.overlay_sizes import ComparedSizes, OverlaySize
 def why_unusable(older: Plan, template: PlannedImage, *, unchanged: bool, sharing: bool, generator: str) -> str:
     """Return why nothing in an older plan can be reused; empty if some of it may be.
 
-    ``unchanged``: whether the template's fingerprints are those in the older plan, or are known to belong to the
-    same content. ``sharing``: whether the template shares blocks with other files now.
+    ``unchanged``: whether the template is known to have the same content as then; ``sharing``: whether it shares
+    blocks with other files now.
     """
     if older.generator != generator:
         return f"it was made by {older.generator}, not by {generator}"
@@ -54,17 +53,14 @@ def reusable_overlays(older: Plan, candidates: list[Candidate]) -> dict[str, Reu
 
 
 def _same_disk_use(part: GuestPlan, entry: GuestEntry) -> bool:
-    """Return whether the older figures for disk use still apply, or are not needed.
-
-    They may not apply in another folder, whose filesystem may have other allocation units.
-    """
+    """Return whether the older disk use holds: another folder's filesystem may have other allocation units."""
     if entry.options.compression is Compression.NONE and entry.options.extended_l2 is False:
         return True  # the figures are determined again
     return part.overlay_path.rpartition("/")[0] == entry.overlay_path.rpartition("/")[0]
 
 
 def reusable_overlay(part: GuestPlan, options: OverlayOptions) -> ReusedOverlay | None:
-    """Return the overlay in a guest's older part if it is exact with these options; None if it is not."""
+    """Return the overlay if it is exact with these options; otherwise None."""
     diff = part.diff
     if diff is None or _fixed(part.options) != _fixed(options):
         return None
@@ -77,18 +73,14 @@ def reusable_overlay(part: GuestPlan, options: OverlayOptions) -> ReusedOverlay 
 
 
 def _fixed(options: OverlayOptions) -> OverlayOptions:
-    """Return the options with fixed values for those that need not be equal.
-
-    The backing path and lazy refcounts do not affect what is reused. The cluster size and the kind of L2 entries
-    are compared as the geometry, which ``auto`` may choose.
-    """
+    """Fix the options that need not be equal; cluster size and L2 entries are compared as the geometry."""
     return dataclasses.replace(
         options, cluster_size=None, extended_l2=None, backing_path=BackingPath.ABSOLUTE, lazy_refcounts=False
     )
 
 
 def _sizes(diff: Diff, options: OverlayOptions) -> ComparedSizes | None:
-    """Return the sizes in an older plan that a new one would compare; None if those needed are missing."""
+    """Return the older sizes that a new plan would compare; None if those needed are missing."""
     savings, wanted = diff.savings, geometries(options)
     lengths = dict(savings.overlay_bytes_by_cluster_size)
     file = {

@@ -26,29 +26,26 @@ from batchdiff.planning.remote.resident_job import objection_here
 from batchdiff.planning.scan.executor import RemoteJob, Result, Task
 
 LOOK_AGAIN = 2.0
-"""The least number of seconds between two checks for workers that have joined or left."""
+"""The minimum number of seconds between two checks of the workers."""
 
 FETCHED_AFTER = 10.0
-"""Seconds to wait for a finished result, usually a few kilobytes: if it is late, its worker is probably gone."""
+"""Seconds to wait for a finished result: if it is late, its worker is probably gone."""
 
 _SLOW = 30.0
-"""Seconds after which the operator should know that a worker has not answered."""
 
 _HUNG = 60.0
 """Seconds after which a scheduler that does not answer counts as gone."""
 
 CONTINUE = "No plan was written. Run the same command again, with --scheduler or without it."
-"""The advice if a scan on other hosts ends early."""
 
 
 _ITS_RANGES = "; its unfinished ranges are left to others"
-"""The end of a notice about the loss of an admitted worker, even if no other worker is there yet."""
 
 
 class _Question(enum.Enum):
-    """The questions to a worker before it gets tasks, in this order.
+    """The questions to a worker, in this order.
 
-    The last one needs the job, which another version of Python or batchdiff may be unable to unpickle.
+    Only the last one needs the job, which another version of Python or batchdiff may be unable to unpickle.
     """
 
     PYTHON = "its Python"
@@ -64,9 +61,9 @@ class _Asked(NamedTuple):
 
 @dataclass(slots=True)
 class Crew(Generic[Task, Result]):
-    """The workers of a job by their addresses: admitted, being asked, and refused with the reason.
+    """The workers of a job by address: admitted, being asked, or refused with the reason.
 
-    ``announced``: those whose admission was reported to the operator, perhaps for an earlier job.
+    ``announced``: those reported to the operator as admitted, perhaps to an earlier job.
     """
 
     client: Client
@@ -85,11 +82,11 @@ class Crew(Generic[Task, Result]):
 
     @property
     def is_hopeless(self) -> bool:
-        """True if there are refused workers, and no worker was ever admitted to the job."""
+        """True if workers are refused, and none was ever admitted."""
         return bool(self.refused) and not self._ever_admitted
 
     def look(self) -> None:
-        """Note workers that are gone or slow to answer, and ask new ones; do nothing if that was done just now.
+        """Note lost and slow workers, and ask new ones; do nothing if that was done just now.
 
         :raises OSError: the scheduler does not answer.
         """
@@ -112,7 +109,7 @@ class Crew(Generic[Task, Result]):
             self._ask(worker, _Question.PYTHON)
 
     def _present(self) -> set[str]:
-        """Return the workers that the scheduler has, except silent ones; warn of each that has fallen silent."""
+        """Return the workers except silent ones, and warn of those that have fallen silent."""
         # Client.scheduler_info() would wait forever for a scheduler that hangs.
         found = self.client.sync(self.client.scheduler.identity, callback_timeout=_HUNG)["workers"]
         last_seen = {worker: each["last_seen"] for worker, each in found.items()}
@@ -139,7 +136,7 @@ class Crew(Generic[Task, Result]):
         self.asked[future] = _Asked(worker, question, time.monotonic())
 
     def hear(self, future: Future) -> None:
-        """Act on a worker's answer to a question: ask the next question, refuse the worker, or admit it."""
+        """Act on a worker's answer."""
         worker, question, _ = self.asked.pop(future)
         if future.status == "error":
             self._refuse(worker, _failure(question, future.exception()))
@@ -165,7 +162,7 @@ class Crew(Generic[Task, Result]):
         self.warn(f"the worker {worker} is left out: {reason}")
 
     def error(self) -> WorkerError:
-        """Return the error to raise if no worker can do the tasks."""
+        """Return the error if no worker can do the tasks."""
         if self._ever_admitted:
             why = "the last worker that took part died, froze or left, and no other has taken its place"
             return WorkerError("the scan ran out of workers", why=why, remedy=CONTINUE)
@@ -178,7 +175,6 @@ class Crew(Generic[Task, Result]):
 
 
 def _objection(question: _Question, answer: str) -> str:
-    """Return why a worker with this answer is refused; empty if it is not."""
     ours = platform.python_version()
     match question:
         case _Question.PYTHON if answer.split(".")[:2] != ours.split(".")[:2]:
@@ -192,7 +188,6 @@ def _objection(question: _Question, answer: str) -> str:
 
 
 def _failure(question: _Question, error: BaseException) -> str:
-    """Return why a worker that failed to answer is refused."""
     if question is _Question.VERSION and isinstance(error, ImportError):
         return f"it cannot import batchdiff ({error}); install the same version there as on the planner's host"
     words = str(error)

@@ -1,13 +1,12 @@
-"""The executor that has a Dask scheduler's workers do tasks, provided that they see the same files.
+"""The executor that has a Dask scheduler's workers do tasks.
 
 ::
 
-    worker appears -> same versions? -> objection()? -> admitted -> gets tasks, one in advance -> results
-                           |                |               '- if it dies, others get its tasks
-                           '----------------'-> left out, with the reason
+    worker appears -> crew.py -> admitted -> gets tasks, one in advance -> results
+                        |            '- if it dies, others get its tasks
+                        '-> left out, with the reason
 
-Workers may come and go during a scan: a nanny restarts a worker that died, as a new one.
-The client has threads of its own until it is closed. Only this package uses Dask.
+The client has threads until it is closed.
 """
 
 from __future__ import annotations
@@ -29,18 +28,16 @@ from batchdiff.planning.remote.resident_job import ResidentJob, answer_to, resul
 from batchdiff.planning.scan.executor import RemoteExecutor, RemoteJob, Result, Task
 
 _AHEAD = 2
-"""The maximum number of tasks that a worker has at a time: when it finishes one, the next is already there."""
+"""The maximum number of tasks that a worker has, so that it need not wait for the next one."""
 
 _MOST_DEATHS = 4
-"""The scan ends with an error if this many workers are lost during one task; Dask's own limit is the same."""
+"""The scan fails if this many workers are lost during one task; Dask's default limit is the same."""
 
 
 class DaskWorkers:
-    """The workers of a scheduler to which ``client`` is connected.
+    """The workers of a Dask scheduler.
 
-    ``say`` is called with notices about workers that take part or are awaited, ``warn`` with notices about those
-    that are slow to answer, left out or lost; ``patience``: seconds to wait for a worker if none is admitted or
-    being asked.
+    ``patience``: seconds to wait for a worker if none takes part.
     """
 
     def __init__(
@@ -79,10 +76,6 @@ class DaskWorkers:
             work.cancel()
 
     def _finished(self, futures: list[Future]) -> list[Future]:
-        """Return those of ``futures`` that are finished, after waiting up to a few seconds for one.
-
-        :raises WorkerError: the connection to the scheduler is lost.
-        """
         if not futures:
             time.sleep(min(LOOK_AGAIN, self._patience))
             return []
@@ -104,7 +97,7 @@ _: type[RemoteExecutor] = DaskWorkers
 
 @dataclass(slots=True)
 class _Pending(Generic[Task]):
-    """A task, the worker that last had it (empty if none did), and how many workers were lost while doing it."""
+    """A task, and the worker that last had it; empty: none had it."""
 
     task: Task
     worker: str
@@ -113,7 +106,7 @@ class _Pending(Generic[Task]):
 
 @dataclass(slots=True)
 class _Work(Generic[Task, Result]):
-    """The tasks of a job: those to come, those to be given again, and those that workers have.
+    """The unfinished tasks of a job.
 
     Each task is assigned to one worker: Dask would give most tasks to workers that already have the job.
     """
@@ -128,13 +121,12 @@ class _Work(Generic[Task, Result]):
 
     @property
     def is_done(self) -> bool:
-        """True if all results are taken."""
         return self._is_exhausted and not self.pending and not self._again
 
     def submit(self, workers: set[str]) -> None:
-        """Take back the tasks of other workers; give each of ``workers`` up to two, those without any first.
+        """Take back other workers' tasks, and give tasks to these.
 
-        :raises WorkerError: too many workers were lost while doing one task.
+        :raises WorkerError: too many workers were lost during one task.
         """
         self._take_back(workers)
         load = Counter(pending.worker for pending in self.pending.values())
@@ -162,10 +154,7 @@ class _Work(Generic[Task, Result]):
             self._take_all_from(worker)
 
     def _take_all_from(self, worker: str) -> None:
-        """Take back the tasks of a lost worker; only the first unfinished one counts as in progress there.
-
-        :raises WorkerError: too many workers were lost while doing that task.
-        """
+        """Take back a lost worker's tasks; only the first unfinished one counts as in progress."""
         self._resident.pop(worker, None)
         taken = {future: pending for future, pending in self.pending.items() if pending.worker == worker}
         in_progress = next((pending for future, pending in taken.items() if future.status != "finished"), None)
@@ -179,18 +168,17 @@ class _Work(Generic[Task, Result]):
         self._again += taken.values()
 
     def _job_at(self, worker: str) -> tuple[Future, Future]:
-        """Return the futures of the function that does a task and of the job, made once for each worker."""
         if worker not in self._resident:
             job = sent(self.client, worker, ResidentJob(self.job))
             self._resident[worker] = there(self.client, worker, answer_to), job
         return self._resident[worker]
 
     def take(self, future: Future) -> Iterator[Result]:
-        """Yield the result of a finished future; nothing if its task was taken back or the result is lost.
+        """Yield the result of a finished future, if it can still be had.
 
-        :raises WorkerError: too many workers were lost while doing one task, or one failed or ran out of memory.
+        :raises WorkerError: workers failed or were lost.
         :raises BatchdiffError: the task raised it.
-        :raises RuntimeError: the task has a bug.
+        :raises RuntimeError: any other error ended the task.
         """
         pending = self.pending.get(future)
         if pending is None:  # it was taken back a moment ago, with another task of its worker
@@ -206,7 +194,7 @@ class _Work(Generic[Task, Result]):
         except CancelledError:  # its worker, or the job in that worker's memory, was lost
             self._take_all_from(pending.worker)
             return
-        except TimeoutError:  # its worker died with the result: the task stays pending
+        except TimeoutError:  # perhaps its worker died with the result: the task stays pending
             return
         del self.pending[future]
         try:
@@ -226,7 +214,6 @@ class _Work(Generic[Task, Result]):
         )
 
     def cancel(self) -> None:
-        """Cancel the tasks that workers still have, and release the job."""
         if self.client.status == "running":
             self.client.cancel(list(self.pending), force=True)
         self._resident.clear()

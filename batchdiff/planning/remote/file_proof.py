@@ -1,14 +1,13 @@
-"""The proof that another host sees the same files: their fingerprints, and the content at random offsets.
+"""The proof that another host sees the same files: fingerprints, and content at random offsets.
 
 ::
 
     planner   file | ....#....|..#......|......#..|   a block in each of a few equal parts, hashed --> proof
     worker    same path: the same fingerprint, and the same hashes of these blocks?      no --> objection
 
-Device numbers may differ from host to host, so a difference in them alone does not count. On NFS, CephFS and
-cluster filesystems, a file has the same inode, size, mtime and ctime on every host. A copy or an older snapshot of
-the storage may match in all of these; then only the excerpts can show a difference. Of a block device, only the
-size and the excerpts are compared.
+Device numbers may differ between hosts, so they alone do not count. On NFS, CephFS and cluster filesystems, a file
+has the same inode, size, mtime and ctime on every host. If a copy or an older snapshot has them too, only the
+excerpts can show a difference. Of a block device, only size and excerpts are compared.
 """
 
 from __future__ import annotations
@@ -28,12 +27,11 @@ from batchdiff.planning.scan.reopening import changed_meanwhile
 from batchdiff.units import KIB
 
 _EXCERPT = 4 * KIB
-"""Bytes of an excerpt, or fewer at the end of a file: storage reads at least that much at a time."""
+"""Bytes of an excerpt, or fewer at the end of a file."""
 
 _MOST_OF_A_FILE = 16
 _MOST_IN_ALL = 4096
-"""The maximum number of excerpts of one file, and of all files together; if there are more files than that, at
-most one excerpt of each is taken. An array of disks reads 4,096 excerpts in a few seconds."""
+"""The maximum number of excerpts of a file, and of all files together, unless there are more files than that."""
 
 
 class FileExcerpt(NamedTuple):
@@ -46,7 +44,7 @@ class FileExcerpt(NamedTuple):
 
 @frozen
 class FileProof:
-    """The state of a file on the planner's host, which a worker must see as well."""
+    """The state of a file, which a worker must see as the planner does."""
 
     path: str
     fingerprint: Fingerprint
@@ -54,14 +52,14 @@ class FileProof:
 
 
 class Proofs(NamedTuple):
-    """The proofs for files, and the errors, by path, for files that cannot be read or have changed."""
+    """The proofs of files, and the errors, by path, of those that have none."""
 
     files: tuple[FileProof, ...]
     failures: dict[str, ImageError]
 
 
 def proofs_of(images: Iterable[PlannedImage], *, seed: int) -> Proofs:
-    """Return proofs or errors for the files of these images; ``seed`` determines the places of the excerpts."""
+    """Return proofs or errors for the files of these images; ``seed``: for random offsets."""
     files = {
         path: fingerprint
         for image in images
@@ -86,10 +84,7 @@ def _proof(path: str, fingerprint: Fingerprint, numbers: random.Random, most: in
 
 
 def _offsets(file: ImageFile, numbers: random.Random, most: int) -> Iterator[int]:
-    """Yield ascending offsets of distinct blocks: a random one in each of up to ``most`` parts of a file.
-
-    If a random block starts in a hole, the next block with data, if any, takes its place.
-    """
+    """Yield ascending offsets of random blocks; the next data, if any, takes the place of a hole."""
     blocks = -(-file.size // _EXCERPT)
     parts = min(most, blocks)
     last = -1
@@ -109,7 +104,7 @@ def _excerpt(file: ImageFile, offset: int) -> FileExcerpt:
 
 
 def objection_to(proofs: Iterable[FileProof]) -> str:
-    """Return how a file on this host differs from its proof, or why it cannot be read; empty if all match."""
+    """Return why a file on this host does not match its proof; empty if all match."""
     for proof in proofs:
         try:
             with closing(ImageFile(proof.path)) as file:
@@ -122,7 +117,6 @@ def objection_to(proofs: Iterable[FileProof]) -> str:
 
 
 def _difference(file: ImageFile, proof: FileProof) -> str:
-    """Return the first difference between an open file and its proof; empty if there is none."""
     here = file.fingerprint()
     if here != proof.fingerprint:
         return _other_view(proof.fingerprint, here)
@@ -133,7 +127,6 @@ def _difference(file: ImageFile, proof: FileProof) -> str:
 
 
 def _other_view(planner: Fingerprint, here: Fingerprint) -> str:
-    """Return how this host's view of a file, which need not have changed, differs from the planner's."""
     if planner.changes(here) == REPLACED:
         return f"{REPLACED} on that host"
     if planner.size != here.size:

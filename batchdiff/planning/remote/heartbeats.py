@@ -1,4 +1,4 @@
-"""The silence of workers: the time since a scheduler heard from each, counted while the scheduler answers.
+"""The silence of workers, counted while the scheduler answers.
 
 ::
 
@@ -14,24 +14,21 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 LONGEST_SILENCE = 30.0
-"""Seconds of silence after which a worker counts as frozen. A Dask worker reports twice a second if there are
-fewer than ten workers, and every six seconds if there are a thousand, whatever its tasks are waiting for."""
+"""Seconds of silence after which a worker counts as frozen. Dask workers report twice a second, or every six
+seconds if there are a thousand."""
 
 _LONGEST_STEP = 15.0
-"""The maximum number of seconds counted between two calls of :meth:`Heartbeats.silent`: this process, or the
-scheduler, may have been stopped in between."""
+"""The maximum number of seconds counted between two calls: this process or the scheduler may have been stopped."""
 
 
 class _Heard(NamedTuple):
-    """When the scheduler last heard from a worker, by the scheduler's clock, and the seconds of silence since."""
-
     when: float
     silence: float
 
 
 @dataclass(slots=True)
 class Heartbeats:
-    """The time of each worker's last report, and the worker's silence since."""
+    """Each worker's last report, and its silence since."""
 
     _heard: dict[str, _Heard] = field(default_factory=dict)
     _looked: float | None = None
@@ -39,8 +36,7 @@ class Heartbeats:
     def silent(self, last_seen: Mapping[str, float], now: float) -> set[str]:
         """Return the workers that have been silent for too long.
 
-        ``last_seen``: for each worker, the time of its last report, by any clock; ``now``: the present time, by a
-        clock of this host.
+        ``last_seen``: the time of each worker's last report, by any clock; ``now``: by a clock of this host.
         """
         step = 0.0 if self._looked is None else min(now - self._looked, _LONGEST_STEP)
         self._looked = now

@@ -1,4 +1,4 @@
-"""The scan of ranges on other hosts: what its job checks before it begins, and how it reads.
+"""The scan of ranges on other hosts.
 
 ::
 
@@ -31,7 +31,6 @@ from batchdiff.throttle.options import ScanLimits
 from batchdiff.throttle.throttle import throttle
 
 _SPARE_FILES = 16
-"""Descriptors for everything but images: later connections of Dask, /proc, a rate limit."""
 
 
 @frozen
@@ -46,7 +45,7 @@ class RemoteScanJob:
     limits: ScanLimits
 
     def objection(self) -> str:
-        """Return why this host cannot scan these images with the planner's results; empty if it can."""
+        """Return why this host cannot scan these images; empty if it can."""
         raise_descriptor_limit()
         needed, free = len(self.proofs) + _SPARE_FILES, free_descriptors()
         if free < needed:
@@ -54,10 +53,9 @@ class RemoteScanJob:
         return objection_to(self.proofs) or self._hides_blocks()
 
     def _hides_blocks(self) -> str:
-        """Return an objection if this host must see shared blocks of the template but cannot; otherwise empty.
+        """Return an objection if this host must see shared blocks but cannot; otherwise empty.
 
-        Bytes in blocks that a guest shares with the template are assumed to be data unless they are read, which
-        affects the plan's figures.
+        Bytes in shared blocks are assumed to be data unless they are read, which affects the plan's figures.
         """
         if not self.scan.sharing or None not in self.scan.shared:
             return ""
@@ -74,7 +72,7 @@ class RemoteScanJob:
 
     @contextmanager
     def begin(self, check: Callable[[], None] = lambda: None) -> Iterator[Callable[[int], RangeResult]]:
-        """Open all images here, and yield the function that scans a range. ``check`` is called before each read.
+        """Open the images here, and yield the function that scans a range.
 
         :raises ImageError: the template cannot be opened.
         """
@@ -84,13 +82,13 @@ class RemoteScanJob:
                 yield scan
 
     def describe(self, number: int) -> str:
-        """Describe the work on a range, for messages."""
+        """Describe the scan of a range."""
         return self.scan.describe(number)
 
 
 @frozen
 class RemoteScans:
-    """The scan of ranges on other hosts by ``executor``; ``limits`` apply to each worker separately."""
+    """The scan of ranges by workers on other hosts."""
 
     executor: RemoteExecutor
     limits: ScanLimits
@@ -98,11 +96,10 @@ class RemoteScans:
     def results(self, scan: ScanJob, template: Image, numbers: list[int]) -> Iterator[RangeResult]:
         """Yield the results of ranges in the order in which they are finished.
 
-        A guest that a worker cannot read is read here before it counts as unreadable: the worker's host may have a
-        fault of its own. A guest that cannot be read here before the scan is not read by any worker.
+        A guest counts as unreadable only if it cannot be read here: a worker's host may have a fault of its own.
 
         :raises ImageError: the template cannot be read, or has changed.
-        :raises WorkerError: no worker can scan these images, workers failed, or the connection was lost.
+        :raises WorkerError: the workers cannot finish the scan.
         """
         scan, proofs = _proven(scan, template)
         job = RemoteScanJob(replace(scan, observer=None), proofs, self.limits)
@@ -119,15 +116,12 @@ class RemoteScans:
                 yield again
 
     def close(self) -> None:
-        """Close the connection to the workers, if it is open."""
+        """Close the connection to the workers."""
         self.executor.close()
 
 
 def _proven(scan: ScanJob, template: Image) -> tuple[ScanJob, tuple[FileProof, ...]]:
-    """Return the scan, with errors in place of guests that cannot be read here or have changed, and the proofs.
-
-    :raises ImageError: the template cannot be read, or has changed.
-    """
+    """Return the scan, with errors in place of guests that have no proofs, and the proofs."""
     now = PlannedImage(template.source, template.virtual_size, template.fingerprints())
     records = [guest for guest in scan.guests if isinstance(guest, PlannedImage)]
     proofs, failures = proofs_of([now, *records], seed=int.from_bytes(os.urandom(8)))

@@ -1,12 +1,12 @@
-"""The worker's half of a job that Dask runs: it begins with its first task, and ends when it is released.
+"""A job in a worker's memory: it begins with its first task, and ends when it is released.
 
 ::
 
     scheduler   keeps the job for its planner -- planner done, killed or cut off: released --.
     worker      ResidentJob  -- do(task), do(task), ...                                      '-> images closed
 
-Dask keeps the object in a worker's memory until the planner releases it or disconnects, so no other code
-has to close the images. A task's outcome is a value, even if the task failed: Dask would log errors as bugs.
+Dask keeps the object until the planner releases it or disconnects, so no other code has to close the images.
+Errors are values: Dask would log raised ones as bugs.
 """
 
 from __future__ import annotations
@@ -27,12 +27,11 @@ Answer: TypeAlias = tuple[bool, object]
 """True and the result of a task, or False and the error that ended it."""
 
 _one_at_a_time = threading.Lock()
-"""Held during a task: a scan keeps one CPU busy, and its limits on rate and page cache apply to the whole process
-(docs/many-hosts.md)."""
+"""Held during a task: limits on rate and page cache apply to the whole process (docs/many-hosts.md)."""
 
 
 class ResidentJob(Generic[Task, Result]):
-    """A job in the memory of a worker. An unpickled copy opens its images anew."""
+    """A job; an unpickled copy begins anew."""
 
     def __init__(self, job: RemoteJob[Task, Result]) -> None:
         self._job = job
@@ -45,7 +44,7 @@ class ResidentJob(Generic[Task, Result]):
     def do(self, task: Task) -> Result:
         """Do a task as soon as no other is in progress in this process.
 
-        :raises StopError: the task has been taken back.
+        :raises StopError: the task is no longer wanted.
         :raises BatchdiffError: the job or the task raised it.
         """
         with _one_at_a_time:
@@ -58,14 +57,14 @@ class ResidentJob(Generic[Task, Result]):
 
 
 def _check_wanted() -> None:
-    """Raise StopError if the planner has taken back this thread's task, or has disconnected."""
+    """Raise StopError if the planner has taken back the task, or has disconnected."""
     task = get_worker().state.tasks.get(thread_state.key)
     if task is None or task.state == "cancelled":
         raise StopError("the task is no longer wanted")
 
 
 def answer_to(resident: ResidentJob[Task, Result], task: Task) -> Answer:
-    """Do a task, and return its result or the error."""
+    """Do a task."""
     try:
         return True, resident.do(task)
     except BatchdiffError as error:
@@ -77,7 +76,7 @@ def answer_to(resident: ResidentJob[Task, Result], task: Task) -> Answer:
 
 
 def result_of(answer: Answer) -> object:
-    """Return the result in an answer, or raise the error.
+    """Return the result.
 
     :raises BatchdiffError: the task raised it.
     :raises MemoryError: the worker had too little memory.

@@ -1,4 +1,4 @@
-"""The bytes of each raw guest in blocks shared with a raw template, found once by the planner for all workers.
+"""The bytes of raw guests in blocks shared with a raw template, found once for all workers.
 
 ::
 
@@ -7,8 +7,8 @@
     guest 2                 mapped, matched
 
 The kernel maps files for one process at a time, so workers would wait for each other. Matches count only if both
-maps of the template are equal: then a guest that is mapped in between and has one of the template's blocks has the
-same bytes there, even if defragmentation or deduplication moves blocks meanwhile.
+maps of the template are equal: then a guest mapped in between that has one of its blocks has the same bytes there,
+even if blocks are moved meanwhile.
 """
 
 from __future__ import annotations
@@ -21,16 +21,15 @@ from batchdiff.image.storage.shared_blocks import BlockRuns, raw_extents, shared
 from batchdiff.linux.fiemap import ExtentTable
 
 _MOST_KEPT = 1 << 20
-"""The maximum number of extents, of 28 bytes each, that are kept for all guests to find the savings. The guest
-that exceeds it, and all later ones, are mapped again for that."""
+"""The maximum number of extents, of 28 bytes each, kept to find the savings; guests beyond it are mapped again."""
 
 
 @dataclass(slots=True)
 class CommonBlocks:
     """The block maps of guests.
 
-    ``located``: by path, what :func:`raw_extents` returned, as far as it is kept; ``runs``: by guest, the
-    bytes in blocks that the template has at the same offset, reliable only after :meth:`confirm`.
+    ``located``: by path, the extents kept; ``runs``: by guest, the bytes in blocks that the template has at the
+    same offset, reliable only after :meth:`confirm`.
     """
 
     template: Image
@@ -47,7 +46,7 @@ class CommonBlocks:
         self._first = raw_extents(self.template)
 
     def add(self, name: str, guest: Image) -> None:
-        """Map a guest, and match it with the template; do nothing if :func:`raw_extents` returns None for it.
+        """Map a guest, and match it with the template.
 
         :raises ImageError: its filesystem reports an error.
         """

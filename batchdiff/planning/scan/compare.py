@@ -1,14 +1,13 @@
-"""Comparison of one window of a guest with the template's, unit by unit; pure: memory in, kinds out.
+"""Comparison of one window of a guest with the template's, unit by unit; pure.
 
 ::
 
-    window of 512 KiB, equal? -----------------------> no differences (one memcmp, by far the most common)
+    window of 512 KiB, equal? -----------------------> no differences (one memcmp)
                     else first 8 bytes of each unit --> many units are known to differ
                          halving down to 4 KiB -------> memcmp for the rest
 
-Two windows of 512 KiB, the template's and the guest's, fit into a core's L2 cache together. Measured on 2 cores
-with images in the page cache, a scan took 1.5 times as long with windows of 128 KiB, 1.04 times with 256 KiB, and
-1.12 times with 1 MiB. Comparing 4 KiB units directly took a third longer for images that differ.
+A scan of images in the page cache took 1.5 times as long with windows of 128 KiB, and 1.12 times with 1 MiB.
+Comparing 4 KiB units directly took a third longer for images that differ.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from batchdiff.files.memory import address_of, page_aligned, same_bytes
 from batchdiff.units import KIB
 
 UNIT = 4 * KIB
-"""The granularity of differences, in bytes: the usual size of a page, and of a block in a guest's filesystem."""
+"""The granularity of differences, in bytes: the usual block size of a guest's filesystem."""
 
 WINDOW = 512 * KIB
 """The maximum number of bytes compared at a time."""
@@ -39,7 +38,7 @@ Kinds = npt.NDArray[np.uint8]
 
 
 class WindowBuffer:
-    """Reusable memory for one window; ``used``: start and end of the bytes handed out last, to be filled."""
+    """Reusable memory for one window; ``used``: start and end of the bytes handed out last."""
 
     def __init__(self) -> None:
         self.view = page_aligned(WINDOW)
@@ -50,7 +49,7 @@ class WindowBuffer:
         self._dirty = (0, 0)
 
     def take(self, first: int, end: int) -> memoryview:
-        """Return bytes ``first`` to ``end``, whole units, to be filled; the content of all others is undefined."""
+        """Return bytes ``first`` to ``end``, whole units, to be filled; all others are undefined."""
         begin, stop = self._dirty
         if first < begin or end > stop:
             self._dirty = (min(first, begin), max(end, stop))
@@ -74,8 +73,7 @@ class WindowBuffer:
 def kinds_of(template: WindowBuffer, guest: WindowBuffer, equal: Kinds) -> Kinds | None:
     """Return the :class:`~batchdiff.extents.Kind` of each unit of a guest's window, or None if no unit differs.
 
-    ``equal`` has the kinds of a guest that equals the template's window. Only the used bytes of the guest's buffer
-    are compared; all others count as equal.
+    ``equal``: the kinds of an equal guest. Bytes of the guest's buffer that are not used count as equal.
     """
     begin, end = guest.used
     if same_bytes(template.address + begin, guest.address + begin, end - begin):
@@ -85,7 +83,7 @@ def kinds_of(template: WindowBuffer, guest: WindowBuffer, equal: Kinds) -> Kinds
     kinds = equal.copy()
     kinds[first:last][differs] = _DATA
     # Of the units that differ, only those whose first word is zero can be all zeros.
-    if np.count_nonzero(guest.firsts[first:last]) < last - first:  # rare
+    if np.count_nonzero(guest.firsts[first:last]) < last - first:
         perhaps_zero = (differs & (guest.firsts[first:last] == 0)).nonzero()[0] + first
         if len(perhaps_zero):
             kinds[_zero(guest, perhaps_zero.tolist())] = _ZERO
@@ -93,7 +91,7 @@ def kinds_of(template: WindowBuffer, guest: WindowBuffer, equal: Kinds) -> Kinds
 
 
 def _zero(window: WindowBuffer, units: list[int]) -> list[int]:
-    """Return those of ``units`` that are all zeros; the first word of each is zero."""
+    """Return those of ``units`` that are all zeros; the first word of each must be zero."""
     first, last = units[0], units[-1] + 1
     if last - first == len(units) and _is_zero(window, first, last):
         return units  # a trimmed cluster: one call for all
@@ -101,20 +99,19 @@ def _zero(window: WindowBuffer, units: list[int]) -> list[int]:
 
 
 def _is_zero(window: WindowBuffer, first: int, last: int) -> bool:
-    """Return True if the units from ``first`` to before ``last``, whose first word is zero, are all zeros."""
     begin, length = window.address + first * UNIT, (last - first) * UNIT
-    # If each word equals the word before it, all equal the first one.
+    # If each word equals the word before it, all equal the first one, which is zero.
     return same_bytes(begin, begin + 8, length - 8)
 
 
 def kinds_of_equal(window: WindowBuffer) -> Kinds:
-    """Return the kinds of a guest's window that equals this window of the template: SAME or SAME_ZERO.
+    """Return the kinds of a window that equals the template's: SAME or SAME_ZERO.
 
     Units outside of the used bytes count as zeros.
     """
     first, last = window.used[0] // UNIT, window.used[1] // UNIT
     kinds = np.zeros(WINDOW // UNIT, dtype=np.uint8)
-    if np.count_nonzero(window.firsts[first:last]) == last - first:  # by far the most common
+    if np.count_nonzero(window.firsts[first:last]) == last - first:
         kinds[first:last] = _SAME
     else:
         kinds[first:last][~zero_units(window, first, last)] = _SAME
@@ -122,17 +119,14 @@ def kinds_of_equal(window: WindowBuffer) -> Kinds:
 
 
 def kinds_of_zeros(equal: Kinds) -> Kinds | None:
-    """Return the kinds of a guest's window that is all zeros, or None if the template's window is, too.
-
-    Trimmed guests have many such windows; finding them from metadata cut their scan time to a sixth.
-    """
+    """Return the kinds of a window that is all zeros, or None if the template's is, too."""
     kinds = equal.copy()
     kinds[kinds == Kind.SAME] = Kind.ZERO
     return kinds if np.count_nonzero(kinds) else None
 
 
 def zero_units(window: WindowBuffer, first: int, last: int) -> Flags:
-    """Return flags for the units from ``first`` to before ``last``: True for those that are all zeros."""
+    """Return whether each unit from ``first`` to before ``last`` is all zeros."""
     words = window.words[first * _WORDS : last * _WORDS]
     zero: Flags = window.firsts[first:last] == 0
     if np.count_nonzero(zero):  # takes a tenth of the time of any()
@@ -141,7 +135,7 @@ def zero_units(window: WindowBuffer, first: int, last: int) -> Flags:
 
 
 def differing_units(left: WindowBuffer, right: WindowBuffer, first: int, last: int) -> Flags:
-    """Return flags for the units from ``first`` to before ``last``: True for those that differ."""
+    """Return whether each unit from ``first`` to before ``last`` differs."""
     differs: Flags = left.firsts[first:last] != right.firsts[first:last]
     if np.count_nonzero(differs) == last - first:  # takes a third of the time of the loop below
         return differs
@@ -156,7 +150,7 @@ def differing_units(left: WindowBuffer, right: WindowBuffer, first: int, last: i
 
 
 def _differing_within(left: WindowBuffer, right: WindowBuffer, first: int, last: int) -> Iterator[int]:
-    """Yield the units from ``first`` to before ``last`` that differ, by halving; at least one must differ."""
+    """Yield the units that differ, by halving; at least one must differ."""
     if last - first == 1:
         yield first
         return

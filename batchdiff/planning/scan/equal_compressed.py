@@ -1,7 +1,7 @@
 """Comparison of compressed clusters without unpacking them.
 
-A guest that is a copy of a compressed template's file, such as a cloud image, may still store most of its clusters
-as the template does. Unpacking zlib takes 50 times as long as comparing.
+A copy of a compressed template may still store most clusters as the template does. Unpacking zlib takes 50 times
+as long as comparing.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from batchdiff.image.layer import CompressedCluster, Segment, clip_segments
 from batchdiff.qcow2.entries import Origin
 
 CompressedClusters = dict[tuple[int, int], CompressedCluster]
-"""Whole compressed clusters of an image, keyed by the start and end of a segment in the cluster."""
+"""Whole compressed clusters, by the start and end of a segment in each."""
 
 
 def compressed_clusters(image: Image, segments: list[Segment]) -> CompressedClusters:
-    """Read the clusters of the COMPRESSED segments among ``segments``.
+    """Read the compressed clusters among ``segments``.
 
     :raises ImageError: the image cannot be read.
     """
@@ -31,8 +31,7 @@ def range_to_compare(
 ) -> tuple[int, int] | None:
     """Return the part of bytes ``start`` to ``end`` whose content must be compared; None if there is none.
 
-    Outside of that part, ``image`` has the same compressed clusters as the other image. ``clusters``: those of the
-    other image. ``segments``: those of ``image``, which may stop before ``end``.
+    ``clusters``: those of the other image. ``segments``: those of ``image``; they may stop before ``end``.
 
     :raises ImageError: ``image`` cannot be read.
     """

@@ -1,4 +1,4 @@
-"""The contract between a job and its executor, whose workers are forked or those of a Dask scheduler.
+"""The contract between a job and its executor.
 
 ::
 
@@ -6,10 +6,8 @@
                                executor  -->  worker:  job.begin() -> do(task), ...
                results    <--  in the order in which they are finished
 
-Tasks and results, and jobs for other hosts, are values that can be pickled: no closures and no open files. A
-worker opens the images itself, by their paths. Forked workers share the planner's rate limit, progress of ranges
-and QEMU exports. Workers on other hosts have a rate limit of their own, and do not scan images that
-QEMU exports or maps.
+Tasks, results, and jobs for other hosts can be pickled: no closures and no open files. Forked workers share the
+planner's rate limit, progress and QEMU exports. Workers on other hosts have a rate limit each.
 """
 
 from __future__ import annotations
@@ -28,10 +26,10 @@ class Job(Protocol[Task_contra, Result_co]):
     """Tasks of one kind, and all that a worker needs to do them."""
 
     def begin(self) -> AbstractContextManager[Callable[[Task_contra], Result_co]]:
-        """Open what the tasks need, once in each worker, and yield the function that does one task."""
+        """Open the resources of the tasks, and yield the function that does a task."""
 
     def describe(self, task: Task_contra) -> str:
-        """Return what a worker does with a task, such as "scanning bytes 0 to 100"."""
+        """Describe a task, such as "scanning bytes 0 to 100"."""
 
 
 class RemoteJob(Job[Task_contra, Result_co], Protocol):
@@ -40,7 +38,7 @@ class RemoteJob(Job[Task_contra, Result_co], Protocol):
     def begin(
         self, check: Callable[[], None] = lambda: None
     ) -> AbstractContextManager[Callable[[Task_contra], Result_co]]:
-        """Begin like any job. ``check``, called before each read, raises if the result is no longer wanted."""
+        """Begin; ``check``, called before each read, raises if the result is no longer wanted."""
 
     def objection(self) -> str:
         """Return why the worker that calls this cannot do the tasks; empty if it can."""
@@ -50,11 +48,9 @@ class Executor(Protocol):
     """A function that runs the tasks of a job."""
 
     def __call__(self, job: Job[Task, Result], tasks: Iterable[Task], *, workers: int) -> Iterator[Result]:
-        """Yield the results of all tasks in the order in which they are finished.
+        """Yield the results in the order in which they are finished.
 
-        ``workers``: the maximum number of workers that do tasks at the same time.
-
-        :raises WorkerError: a worker could not be started, died, or ran out of memory.
+        :raises WorkerError: a worker cannot start, or fails.
         :raises BatchdiffError: a task raised it.
         """
 
@@ -63,9 +59,9 @@ class RemoteExecutor(Protocol):
     """An executor with workers on other hosts, connected to them until it is closed."""
 
     def __call__(self, job: RemoteJob[Task, Result], tasks: Iterable[Task]) -> Iterator[Result]:
-        """Run the tasks on all workers that can do them; yield results in the order in which they are finished.
+        """Yield the results in the order in which they are finished.
 
-        :raises WorkerError: no worker can do them, workers failed, or the connection was lost.
+        :raises WorkerError: the workers cannot finish the tasks.
         :raises BatchdiffError: a task raised it.
         """
 

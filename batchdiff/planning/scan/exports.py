@@ -1,4 +1,4 @@
-"""The exports of a scan, started before workers are forked, so that the workers share one export of each image.
+"""The exports of a scan, started before the fork, so that workers share one of each image.
 
 ::
 
@@ -23,7 +23,7 @@ from batchdiff.planning.scan.reopening import reopen
 from batchdiff.units import ceil_div
 
 _MOST = 32
-"""The maximum number of guests exported at the same time: each qemu-nbd takes 13 MiB of memory of its own."""
+"""The maximum number of guests exported at the same time: each qemu-nbd takes 13 MiB of memory."""
 
 _FILES = 12
 """Descriptors for an exported image, in the planner and in a worker."""
@@ -35,10 +35,9 @@ def is_exported(image: Image) -> bool:
 
 
 def is_read_natively(image: Image) -> bool:
-    """Return whether batchdiff reads all images of a chain without QEMU, so that other hosts can, too.
+    """Return whether batchdiff reads all images of a chain without QEMU.
 
-    Images that QEMU maps or exports are left to the planner: other hosts may lack QEMU or the secret, or
-    use another QEMU.
+    Other hosts may lack QEMU or the secret, or use another QEMU.
     """
     return all(isinstance(layer, RawLayer | Qcow2Layer | FlatLayer) for layer in image.layers)
 
@@ -46,7 +45,7 @@ def is_read_natively(image: Image) -> bool:
 def files_to_open(guests: Mapping[str, PlannedImage], exported: Collection[str], most: int) -> dict[str, int]:
     """Return the number of files that each guest counts as, so that few guests are exported at a time.
 
-    ``most``: the maximum number of files in a batch. An exported guest counts as at least a 32nd of it.
+    ``most``: the maximum number of files in a batch.
     """
     return {
         name: max(len(image.paths) + _FILES, ceil_div(most, _MOST)) if name in exported else len(image.paths)
@@ -58,7 +57,7 @@ def files_to_open(guests: Mapping[str, PlannedImage], exported: Collection[str],
 def exports(template: Image, guests: Iterable[PlannedImage], observer: ReadObserver | None) -> Iterator[None]:
     """Start the exports of the template and of guests; end those of the guests when the context ends.
 
-    A guest that cannot be opened or exported is left to the workers, which then report the error.
+    A guest that cannot be exported is left to the workers, which report the error.
 
     :raises ImageError: the template cannot be exported.
     """

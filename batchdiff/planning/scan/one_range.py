@@ -7,11 +7,10 @@
     guest 1            in each window, read and compared from the first to the last byte that is not settled
     guest 2            ...
 
-Settled without reading the guest: zeros on both sides, windows that lie in the guest's holes, bytes that an
-overlay of the template reads from the template's files, and blocks that guest and template share on disk
-(reflink).
-If the template shares any blocks, it is read only where a guest needs it, and there is no digest.
-Ranges are aligned to the largest cluster, so folding to clusters never crosses the end of a range.
+Settled without reading the guest: zeros on both sides, windows in the guest's holes, bytes that an overlay reads
+from the template's files, and blocks shared on disk (reflink). If the template shares any blocks, it is read only
+where a guest needs it, and there is no digest.
+Ranges are aligned to the largest cluster, so folding never crosses the end of a range.
 """
 
 from __future__ import annotations
@@ -59,11 +58,11 @@ from batchdiff.qcow2.entries import Origin
 from batchdiff.units import MIB, align_up, ceil_div
 
 RANGE = 64 * MIB
-"""Bytes of one task of a worker: tens of milliseconds of work per guest. The digest's definition depends on it."""
+"""Bytes of one task. The digest's definition depends on it."""
 
 
 class _Stretch(NamedTuple):
-    """Windows that are scanned together: how many, and the maps of the bytes to read from template and guests.
+    """Windows that are scanned together, with maps of the bytes to read.
 
     ``holes``: by guest, whether each window is in a hole of the guest; empty if the template shares blocks.
     """
@@ -75,10 +74,7 @@ class _Stretch(NamedTuple):
 
 
 class _TemplateWindow(NamedTuple):
-    """The template's window at offset ``start``, whose needed bytes are in the buffer.
-
-    ``equal``: the kinds of a guest that equals it. ``compressed``: its clusters that are stored compressed.
-    """
+    """The template's window at offset ``start``; ``equal``: the kinds of an equal guest."""
 
     start: int
     equal: Kinds
@@ -100,10 +96,7 @@ class Scanner:
         shared: Sequence[BlockRuns | None],
         progress: RangeProgress | None = None,
     ) -> None:
-        """Take the open images, and for each guest that cannot be opened, the error.
-
-        ``sharing``, ``shared``, ``progress``: see :class:`~batchdiff.planning.scan.scan_job.ScanJob`.
-        """
+        """For the options, see :class:`~batchdiff.planning.scan.scan_job.ScanJob`."""
         self._template = template
         self._sharing = sharing
         self._shared = {guest_index: runs for guest_index, runs in enumerate(shared) if runs is not None}
@@ -145,7 +138,6 @@ class Scanner:
         return RangeResult(number, digest, differences, dict(self._failures), units, replaced)
 
     def _map_stretch(self, begin: int, most: int) -> _Stretch:
-        """Return the next windows from offset ``begin``: as many as can be mapped together, at most ``most``."""
         while True:
             windows = min(self._stride.windows, most)
             segments = self._template.segments(begin, begin + windows * WINDOW)
@@ -155,10 +147,10 @@ class Scanner:
                 return _Stretch(windows, template_map, *guest_maps)
 
     def _scan_stretch(self, stretch: _Stretch, begin: int, first_index: int, findings: RangeFindings) -> None:
-        """Scan a stretch, which starts at offset ``begin`` with the window ``first_index`` of the range."""
-        # A template that shares blocks is read only where a guest needs it. For the digest, any other is read
-        # wherever its metadata shows data. Outside its own span, a guest gets the assumed kinds, even if the bytes
-        # were read for other guests: the plan does not depend on how guests are divided into batches.
+        """Scan a stretch from offset ``begin``, the window ``first_index`` of the range."""
+        # A template that shares blocks is read only where a guest needs it; any other, for the digest, wherever
+        # its metadata shows data. Outside its own span, a guest gets the assumed kinds, even if the bytes were
+        # read for others: the plan does not depend on how guests are divided into batches.
         if self._sharing:
             assume_data(findings.equal[first_index : first_index + stretch.windows], stretch.template.spans)
             needed = merge_spans(guest_map.spans for guest_map in stretch.guests.values())
@@ -176,7 +168,7 @@ class Scanner:
             for guest_index, guest_map in stretch.guests.items():
                 span = guest_map.spans.get(index)
                 if span is None:
-                    continue  # settled: the guest has nothing to read here
+                    continue  # settled: nothing to read
                 kinds = self._compare(guest_index, window, guest_map.segments.get(index), span)
                 if kinds is not None:
                     if self._sharing:  # otherwise, everything outside the span equals the template
@@ -186,7 +178,6 @@ class Scanner:
                 self._progress.reach(begin // RANGE, window.start, self._sizes)
 
     def _read_template(self, template_map: WindowMap, index: int, needed: Spans, start: int) -> _TemplateWindow:
-        """Read into the buffer the needed span of the template's window that starts at offset ``start``."""
         # Without a span in the map, the window is all zeros and need not be read.
         span = needed.get(index) if index in template_map.spans else None
         segments = template_map.segments.get(index, [])
@@ -201,7 +192,7 @@ class Scanner:
     def _map_guests(
         self, template_segments: list[Segment], template_map: WindowMap, begin: int, windows: int
     ) -> tuple[dict[int, WindowMap], dict[int, Flags]] | None:
-        """Return the guests' parts to be read, and their holes; None if that many windows need too much memory."""
+        """Return the guests' maps and holes; None if they need too much memory."""
         # The template's blocks are needed only if the planner has not mapped all guests.
         ask = self._sharing and not self._guests.keys() <= self._shared.keys()
         template_extents = shared_extents(self._template, template_segments) if ask else []
@@ -247,10 +238,7 @@ class Scanner:
     def _compare(
         self, guest_index: int, window: _TemplateWindow, segments: list[Segment] | None, span: Span
     ) -> Kinds | None:
-        """Return the kinds of a guest's window, compared within a span; None if no unit differs, or on failure.
-
-        ``segments``: those of the guest in this window; None if they are to be looked up again.
-        """
+        """Return the kinds of a guest's window, compared within a span; None if no unit differs, or on failure."""
         guest, start = self._guests.get(guest_index), window.start
         if guest is None:
             return None
@@ -288,12 +276,7 @@ def _is_on(guest: Image, template: Image) -> bool:
 
 
 def _load(room: memoryview, image: Image, start: int, segments: list[Segment]) -> None:
-    """Fill ``room`` with an image's bytes from ``start`` on, and with zeros past the end of ``segments``.
-
-    ``segments`` start at ``start`` or before it, and may extend beyond ``room``.
-
-    :raises ImageError: the image cannot be read.
-    """
+    """Fill ``room`` from ``start`` on, with zeros past ``segments``, which begin at ``start`` or earlier."""
     end = start + len(room)
     if segments and (segments[0].start < start or segments[-1].end > end):
         segments = clip_segments(segments, start, end)
