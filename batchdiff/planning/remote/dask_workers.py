@@ -164,7 +164,7 @@ class _Work(Generic[Task, Result]):
         if in_progress is not None:
             in_progress.deaths += 1
             if in_progress.deaths >= _MOST_DEATHS:
-                raise self._killed(in_progress)
+                raise self._killed(in_progress, _MOST_DEATHS)
         self._again += taken.values()
 
     def _job_at(self, worker: str) -> tuple[Future, Future]:
@@ -186,7 +186,7 @@ class _Work(Generic[Task, Result]):
         if future.status == "error":
             failure = future.exception()
             if isinstance(failure, KilledWorker):
-                raise self._killed(pending)
+                raise self._killed(pending, failure.allowed_failures + 1)
             what = f"a Dask worker failed while {self.job.describe(pending.task)}"
             raise WorkerError(what, why=repr(failure), remedy=CONTINUE)
         try:
@@ -205,10 +205,11 @@ class _Work(Generic[Task, Result]):
                 remedy=f"Start fewer workers on each host, or free some memory. {CONTINUE}",
             ) from error
 
-    def _killed(self, pending: _Pending[Task]) -> WorkerError:
+    def _killed(self, pending: _Pending[Task], deaths: int) -> WorkerError:
         doing = self.job.describe(pending.task)
+        several = f"{deaths} Dask workers died, froze or were cut off, each while {doing}"
         return WorkerError(
-            f"{_MOST_DEATHS} Dask workers died, froze or were cut off, each while {doing}",
+            several if deaths > 1 else f"a Dask worker died, froze or was cut off while {doing}",
             why="they ran out of memory, a user killed them, or their hosts or network failed",
             remedy=f"See the workers' logs. {CONTINUE}",
         )

@@ -17,7 +17,7 @@ import notation
 import pytest
 from dask_hosts import scheduler, worker
 from dask_jobs import Deadly, Failing, Waiting
-from distributed import CancelledError
+from distributed import CancelledError, KilledWorker
 from filesystems import among_own_mounts, tmpfs
 from real_holders import wait_for
 from small_fleet import checksum, manifest
@@ -394,6 +394,17 @@ def test_only_the_task_in_progress_counts_as_deadly(noticed):
     assert [*work.take(second)] == []
     assert (work.pending, work._again) == ({}, [*tasks])
     assert [task.deaths for task in tasks] == [1, 0]
+
+
+@pytest.mark.parametrize(("allowed", "what"), [(0, "a Dask worker died"), (5, "6 Dask workers died")])
+def test_the_deaths_that_dask_itself_counts(allowed, what):
+    """The scheduler's `allowed-failures` can be configured."""
+    first = Given()
+    first.status, first.exception = "error", lambda: KilledWorker("task", None, allowed)
+    work = dask_workers._Work(None, Deadly(), iter(()))
+    work.pending = {first: dask_workers._Pending("first", "a")}
+    with pytest.raises(WorkerError, match=f"^{what}, froze or w.* cut off,? (each )?while doing task <first>"):
+        [*work.take(first)]
 
 
 def test_a_task_that_is_finished_is_not_deadly():
