@@ -1,4 +1,4 @@
-"""Words from users and files, quoted for messages and YAML, and suggestions of similar words."""
+"""Words from users and files, quoted for messages and YAML, and suggestions of similar known words."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def fits_yaml(text: str) -> bool:
 
 
 def yaml_text(text: str) -> str:
-    """Return a text as YAML, quoted if necessary; see :func:`fits_yaml`."""
+    """Return a text as YAML; see :func:`fits_yaml`."""
     if _PLAIN.fullmatch(text):
         return text
     quoted = text.replace("\\", "\\\\").replace('"', '\\"')
@@ -49,7 +49,7 @@ def _printable(text: str) -> str:
 
 
 def suggestion(wrong: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean "x"?``, or an empty string if no known word is similar."""
+    """Return ``; did you mean "x"?`` or, if no known word is similar, ``""``."""
     from difflib import get_close_matches  # noqa: PLC0415  # only if something is wrong
 
     near = get_close_matches(wrong, list(known), n=1)

@@ -3,7 +3,7 @@
 ::
 
     secret_file: /etc/keys/web01    --object secret,id=sec0,file=/etc/keys/web01
-    secret_file: /dev/fd/3          read once --> a copy in memory, as descriptor 10, which QEMU inherits:
+    secret_file: /dev/fd/3          a pipe, read once --> a copy in memory, as descriptor 10, which QEMU inherits:
                                 --object secret,id=sec0,file=/proc/self/fd/10
 
 No secret is part of a command line, an environment or a message.
@@ -110,7 +110,7 @@ def mode_for_others(path: str) -> str:
 
 
 def ends_with_line_break(path: str) -> bool:
-    """Return whether the last byte of a secret is a line break, which QEMU treats as part of the secret.
+    """Return whether a secret ends with a line break, which QEMU treats as part of it.
 
     :raises OSError: the secret cannot be read or copied.
     :raises SecretError: the file cannot be used as a secret.

@@ -70,7 +70,7 @@ def require_secrets_fit(done: CompletedProgram, images: Iterable[ImageSource]) -
 def wrong_secret(output: str, secret_files: Mapping[str, str]) -> SecretError | None:
     """Return the error if a program of QEMU failed because a secret opens no key slot; None if for another reason.
 
-    ``secret_files``: the file with each encrypted image's secret, by image path.
+    ``secret_files``: by the path of the encrypted image.
     """
     files = sorted(set(secret_files.values()))
     if not files or _NO_KEY_FITS not in output:

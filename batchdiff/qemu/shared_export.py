@@ -1,11 +1,11 @@
-"""An export shared by the layers of a process and its forked workers; each process has its own connections.
+"""An export shared by the layers of one process and by its forked workers.
 
 ::
 
     process   start --> qemu-nbd <-- connection, for one read at a time; kept for the next read
     worker                 ^-------- connection of its own
 
-Only the process that started the export ends it; the next read starts another.
+Only the process that started the export ends it. The next read starts another.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class SharedExport:
                 export.close()
 
     def close(self) -> None:
-        """Do as :meth:`end`, and close the image's descriptor."""
+        """End the export as :meth:`end` does, and close the image's descriptor."""
         self.end()
         os.close(self._fd)
 

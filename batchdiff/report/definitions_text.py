@@ -36,7 +36,7 @@ def definitions_text(  # noqa: PLR0913  # options by keyword
 ) -> str:
     """Return the changes, the unused guests, the doubts and a summary.
 
-    ``width``: the terminal's, in cells; None: there is no terminal. Diffs and commands may be wider. ``manages``:
+    ``width``: the terminal's, in cells; None: no terminal. Diffs and commands may be wider. ``manages``:
     ``libvirt``, ``Proxmox``, or ``files`` if the definitions of libvirt were read from files. ``others``: how many
     definitions use no guest. ``is_complete``: False if a use of a guest may have been missed.
     """
@@ -113,7 +113,7 @@ _HINTS: dict[str, tuple[str, Callable[[Sequence[GuestDisk]], str]]] = {
     "files": ("Used by none of the given definitions", _virt_xml),
     "Proxmox": ("Used by no definition", _elsewhere),
 }
-"""The words before the names of unused guests, and the advice about them, by ``manages``."""
+"""The words before the names of unused guests, and the advice, by ``manages``."""
 
 
 def _unused(disks: Sequence[GuestDisk], width: int | None, manages: str, *, with_hint: bool) -> list[str]:

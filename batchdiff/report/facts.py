@@ -1,4 +1,4 @@
-"""The facts of reports, the same for every form of a report."""
+"""The facts of reports, in whatever form."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class InexactSavings(NamedTuple):
 class PlanFacts(NamedTuple):
     """The facts of a plan's report; mappings are by guest name.
 
-    ``stale``: notices of files that have changed since planning. ``jobs``: how many guests apply works on at a
-    time without ``--jobs``. ``path``: the plan's, for commands in the report; empty if they are not to name it.
+    ``stale``: notices of files that have changed since planning. ``jobs``: the most guests that apply works on
+    at a time without ``--jobs``. ``path``: the plan's, for commands; empty if they are not to name it.
     ``selection``: the guests to report; None: all. ``older``: a plan to compare with. ``conversions``: the results
     of guests that apply has converted. ``read_only``: the template has no write permission. ``given_back``: guests
     that restore gave back; predictions do not include them. ``older_originals``: originals of restored guests,
@@ -69,12 +69,12 @@ class PlanFacts(NamedTuple):
 
     @property
     def to_convert(self) -> list[GuestToConvert]:
-        """The guests that apply has converted or will convert."""
+        """The guests to convert, without those that restore gave back."""
         return [guest for guest in self.plan.to_convert if guest.name not in self.given_back]
 
     @property
     def to_share(self) -> list[GuestToShare]:
-        """The guests that are to share blocks, but do not yet."""
+        """The guests that still have to share blocks."""
         return [guest for guest in self.plan.to_share if guest.name not in self.shared]
 
     @property
@@ -94,7 +94,7 @@ class PlanFacts(NamedTuple):
 
     @property
     def freed(self) -> dict[str, FreedSpace]:
-        """The space that has come back from each guest that is converted or shares blocks, by name."""
+        """The space that has come back from each guest, by name."""
         found = dict(self.shared)
         for guest in self.plan.to_convert:
             done = self.conversions.get(guest.name)
@@ -115,13 +115,13 @@ class PlanFacts(NamedTuple):
 
     @property
     def has_conversions_in_view(self) -> bool:
-        """False if the plan has guests to convert or to share, but none of these is to be reported."""
+        """False if none of the guests to convert or to share is reported, although the plan has some."""
         is_worked_on = any(guest.verdict in WORKED_ON for guest in self.guests)
         return is_worked_on or not (self.plan.to_convert or self.plan.to_share)
 
     @property
     def has_overlays_in_view(self) -> bool:
-        """True if a guest to convert is to be reported."""
+        """True if a guest to convert is reported."""
         return any(isinstance(guest, GuestToConvert) for guest in self.guests)
 
     @property
@@ -189,7 +189,7 @@ def share(saved: int, allocated: int) -> float | None:
 
 
 class SizeTotals(NamedTuple):
-    """The sums of overlays' sizes and space on disk."""
+    """The sums of overlays' sizes and space on disk, in bytes."""
 
     predicted: int
     actual: int
@@ -210,9 +210,9 @@ _CHANGES_DISKS = {Status.CONVERTED, Status.SHARED, Status.RETIRED, Status.RESTOR
 
 
 def gained_bytes(outcomes: Iterable[GuestOutcome]) -> int | None:
-    """Return the bytes that a run has freed, negative if it took more; None if that is unknown.
+    """Return the bytes that a run has freed, negative if it took more; guests that failed do not count.
 
-    Guests that failed do not count.
+    None: no guest has a status that implies a change on disk, or a figure is unknown.
     """
     changes = [outcome.gained_bytes for outcome in outcomes if outcome.status in _CHANGES_DISKS]
     known = [each for each in changes if each is not None]

@@ -32,7 +32,7 @@ def estimated_size(count: int, error: int) -> str:
 
 
 def bounded_size(count: int, exactness: Exactness, error: int = 0) -> str:
-    """Return ``at least 1.2 GiB``, ``unknown`` or ``1.2 GiB``, which gets ``~`` if ``error`` is not 0."""
+    """Return for example ``at least 1.2 GiB``, ``unknown`` or ``~1.2 GiB``."""
     if exactness is Exactness.UNKNOWN:
         return "unknown"
     # "At most -3 GiB" would be hard to grasp, so a negative number gets no prefix, not even ``~``.
@@ -48,7 +48,7 @@ def bound_of(count: int, exactness: Exactness, guests: int = 1) -> str:
 
 
 def shortfall(count: int, exactness: Exactness) -> str:
-    """Return ``12 KiB less free space``; an empty string if the gain ``count`` is not negative, or is unknown.
+    """Return ``12 KiB less free space``, or ``""`` if the gain ``count`` is not negative, or is unknown.
 
     A gain of at least -12 KiB is a loss of at most 12 KiB.
     """
@@ -165,7 +165,7 @@ _WITHIN = (
 
 
 def local_time(moment: str) -> str:
-    """Return an ISO 8601 time as local time, to the second; text that cannot be converted stays the same."""
+    """Return an ISO 8601 time as local time, to the second; text that cannot be converted stays as it is."""
     try:
         return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     except (ValueError, OverflowError, OSError):

@@ -55,7 +55,7 @@ def exclusion_event(exclusion: Exclusion) -> dict[str, Any]:
 
 
 def discovery_event(found: Discovery, *, can_share: bool) -> dict[str, Any]:
-    """Return the event for the whole search; ``can_share``: some copy could share blocks with its template."""
+    """Return the event for the whole search."""
     return {
         "images": found.images,
         "ignored": found.ignored,

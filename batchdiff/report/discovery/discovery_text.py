@@ -39,7 +39,6 @@ _TEMPLATE_CELLS = 22
 """The most cells of a template's name on a terminal of up to 100."""
 
 _MOST_NAMES = 20
-"""The most names in one note."""
 
 
 _SHARE = (

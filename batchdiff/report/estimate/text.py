@@ -1,12 +1,4 @@
-"""An estimate as text.
-
-::
-
-    heading     the template, and that this is not a plan
-    attention   guests that a plan would or might leave alone, and remarks
-    table       guests with their figures and intervals, and the total
-    below       how much was read, and what the intervals mean
-"""
+"""An estimate as text."""
 
 from __future__ import annotations
 
