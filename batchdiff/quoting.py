@@ -11,16 +11,16 @@ _PLAIN = re.compile(r"(?!(?i:true|false|null|yes|no|on|off|y|n)$)(?:\./)?[A-Za-z
 """Matches text that YAML reads as text even without quotes, wherever it occurs."""
 
 NO_FOLDER_TO_LIST = "Its folder does not exist or cannot be listed."
-"""The hint about a path, instead of a similar name, if the names in its folder cannot be listed."""
+"""The hint about a path, instead of a similar name."""
 
 
 def show(text: str) -> str:
-    """Return text in quotes for a message: on one line, unprintable characters escaped, long text cut."""
+    """Return text in quotes, as :func:`escape` returns it."""
     return f'"{escape(text)}"'
 
 
 def show_whole(text: str) -> str:
-    """Return text as :func:`show` does, but never cut: for text that the reader needs whole, such as a path."""
+    """Return text as :func:`show` does, but not cut."""
     return f'"{_printable(text)}"'
 
 
@@ -32,12 +32,12 @@ def escape(text: str) -> str:
 
 
 def fits_yaml(text: str) -> bool:
-    """Return whether YAML can contain a text; it cannot if some bytes, as in some file names, are not UTF-8."""
+    """Return whether YAML can contain a text; it cannot contain bytes that are not UTF-8."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def yaml_text(text: str) -> str:
-    """Return a text as YAML, quoted unless it is plain, unprintable characters escaped; see :func:`fits_yaml`."""
+    """Return a text as YAML; see :func:`fits_yaml`."""
     if _PLAIN.fullmatch(text):
         return text
     quoted = text.replace("\\", "\\\\").replace('"', '\\"')
@@ -49,7 +49,7 @@ def _printable(text: str) -> str:
 
 
 def suggestion(wrong: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean "x"?`` if a known word is similar, otherwise an empty string."""
+    """Return ``; did you mean "x"?`` or, if no known word is similar, ``""``."""
     from difflib import get_close_matches  # noqa: PLC0415  # only if something is wrong
 
     near = get_close_matches(wrong, list(known), n=1)

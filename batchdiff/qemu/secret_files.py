@@ -1,4 +1,4 @@
-"""Files with secrets, which QEMU reads itself; a secret from a descriptor is copied into memory for QEMU.
+"""The files with secrets, which QEMU reads itself.
 
 ::
 
@@ -27,7 +27,7 @@ from batchdiff.units import MIB, format_size
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/[0-9]+")
 
 _LARGEST = MIB
-"""The most bytes of a secret. A passphrase has a few dozen; a file with more was probably named by mistake."""
+"""The most bytes of a secret; a larger file was probably named by mistake."""
 
 _LOWEST = 10
 
@@ -38,19 +38,19 @@ _keeping = threading.Lock()
 
 
 class ReadableSecret(NamedTuple):
-    """The path by which a program reads a secret, and the descriptor that it must inherit for that, if any."""
+    """The path by which a program can read a secret, and the descriptor to inherit for that, if any."""
 
     path: str
     fd: int | None = None
 
 
 def is_descriptor(path: str) -> bool:
-    """Return whether a path names a descriptor of this process, open or not, such as /dev/fd/3."""
+    """Return whether a path names a descriptor of this process, open or not."""
     return _DESCRIPTOR.fullmatch(path) is not None
 
 
 def why_unusable_as_secret(path: str) -> str:
-    """Return why a file cannot be the source of a secret; empty if no reason is found. Pipes are not read."""
+    """Return why a file cannot be used as a secret; empty if no reason is found. Pipes are not read."""
     if is_descriptor(path) and not _is_inherited(_number(path)):
         return f"that descriptor is not open; open it in the shell, as in `batchdiff ... {_number(path)}< FILE`"
     try:
@@ -71,10 +71,7 @@ def _number(path: str) -> int:
 
 
 def _is_inherited(descriptor: int) -> bool:
-    """Return whether a descriptor was passed to this process: it is open, but not close-on-exec.
-
-    A file that this process opened, such as its journal, may have the number, but is close-on-exec.
-    """
+    # A file that this process opened, such as its journal, may have the number, but is close-on-exec.
     try:
         return not fcntl.fcntl(descriptor, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
     except (OSError, OverflowError):
@@ -82,13 +79,11 @@ def _is_inherited(descriptor: int) -> bool:
 
 
 def _read(path: str) -> bytes:
-    """Return the bytes of a secret, or one more than a secret may have."""
     with open(path, "rb") as file:
         return file.read(_LARGEST + 1)
 
 
 def _why_unfit(secret: bytes) -> str:
-    """Return why these bytes cannot be used as a secret; empty if they can."""
     if not secret:
         return "it is empty"
     if len(secret) > _LARGEST:
@@ -115,10 +110,10 @@ def mode_for_others(path: str) -> str:
 
 
 def ends_with_line_break(path: str) -> bool:
-    """Return whether the last byte of a secret is a line break, which QEMU treats as part of the secret.
+    """Return whether a secret ends with a line break, which QEMU treats as part of it.
 
-    :raises OSError: the file cannot be read, or as for :func:`readable_secret`.
-    :raises SecretError: as for :func:`readable_secret`.
+    :raises OSError: the secret cannot be read or copied.
+    :raises SecretError: the file cannot be used as a secret.
     """
     return _read(readable_secret(path).path).endswith(b"\n")
 
@@ -127,8 +122,7 @@ def readable_secret(path: str) -> ReadableSecret:
     """Return how a program can read the secret in a file.
 
     :raises OSError: the secret cannot be copied into memory.
-    :raises SecretError: the file is missing, unreadable, empty, too large, not text, or neither a regular file nor
-        a pipe that is open read-only as a descriptor.
+    :raises SecretError: the file cannot be used as a secret.
     """
     with _keeping:
         if path in _kept:
@@ -146,7 +140,6 @@ def readable_secret(path: str) -> ReadableSecret:
 
 
 def _how_to_pass(path: str) -> str:
-    """Return the remedy for a secret that cannot be used."""
     if is_descriptor(path):
         return "Pass the secret through that descriptor."
     again = (
@@ -163,7 +156,7 @@ def _by_descriptor(fd: int) -> ReadableSecret:
 
 
 def _in_memory(path: str) -> int:
-    """Copy a secret into memory, and return the descriptor of the copy, which is never closed."""
+    """Return a descriptor, never closed, of a copy in memory."""
     try:
         secret = _read(path)
     except OSError as error:

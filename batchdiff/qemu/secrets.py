@@ -1,4 +1,4 @@
-"""The secrets of encrypted images, as QEMU's programs get them: by the path of a file, never by value.
+"""The secrets of encrypted images, given to QEMU's programs by the path of a file, never by value.
 
 Source: QEMU, ``qemu-img`` manual, "--object secret".
 """
@@ -17,14 +17,14 @@ from batchdiff.qemu.secret_files import ends_with_line_break, is_descriptor, rea
 from batchdiff.units import few
 
 _NO_KEY_FITS = "Invalid password"
-"""Printed by QEMU if the secret opens no key slot of an image."""
+"""QEMU's message if a secret opens no key slot."""
 
 
 class Secrets(NamedTuple):
     """The secrets that some images need.
 
-    ``ids``: the name that QEMU gets for each, by the path of its file. ``arguments``: the options that define
-    the secrets. A program must be able to read ``reads``, and must inherit the descriptors ``inherits``.
+    ``ids``: QEMU's name for each, by the path of its file. ``arguments``: the options that define them. A program
+    must be able to read the paths ``reads``, and must inherit the descriptors ``inherits``.
     """
 
     ids: dict[str, str]
@@ -37,7 +37,7 @@ def secrets_of(images: Iterable[ImageSource]) -> Secrets:
     """Return the secrets that images and their chains need.
 
     :raises OSError: a secret cannot be copied into memory.
-    :raises SecretError: a secret cannot be used, as for :func:`readable_secret`.
+    :raises SecretError: a secret cannot be used.
     """
     files = dict.fromkeys(each.secret_file for each in _files(images) if each.secret_file is not None)
     ids = {path: f"sec{number}" for number, path in enumerate(files)}
@@ -70,7 +70,7 @@ def require_secrets_fit(done: CompletedProgram, images: Iterable[ImageSource]) -
 def wrong_secret(output: str, secret_files: Mapping[str, str]) -> SecretError | None:
     """Return the error if a program of QEMU failed because a secret opens no key slot; None if for another reason.
 
-    ``output``: that of the program; ``secret_files``: the file with each encrypted image's secret, by image path.
+    ``secret_files``: by the path of the encrypted image.
     """
     files = sorted(set(secret_files.values()))
     if not files or _NO_KEY_FITS not in output:

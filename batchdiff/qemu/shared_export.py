@@ -1,4 +1,4 @@
-"""An export shared by the layers of one process and by its forked workers; each process has its own connections.
+"""An export shared by the layers of one process and by its forked workers.
 
 ::
 
@@ -21,10 +21,10 @@ from batchdiff.qemu.nbd import NbdConnection
 
 
 class SharedExport:
-    """An export that is started when it is needed. ``users``: how many of this process's layers share it."""
+    """An export that is started when it is needed; ``users``: how many of this process's layers share it."""
 
     def __init__(self, path: str, fd: int, device: BlockDevice) -> None:
-        """Prepare the export of the image that is open as ``fd``; ``path``: the image's name in messages.
+        """Prepare the export of the image that is open as ``fd``; ``path`` is for messages.
 
         :raises ImageError: no further file can be opened.
         """
@@ -40,7 +40,7 @@ class SharedExport:
 
     @contextmanager
     def connection(self) -> Iterator[NbdConnection]:
-        """Yield a connection for this caller alone; start the export if it has not been started.
+        """Yield a connection for this caller alone.
 
         :raises ImageError: the export cannot be started or reached, or a read in the block fails.
         """
@@ -82,10 +82,7 @@ class SharedExport:
         return os.path.sameopenfile(self._fd, fd)
 
     def end(self) -> None:
-        """Close this process's free connections, and end the export if this process started it.
-
-        The next read starts another export.
-        """
+        """Close this process's free connections, and end the export if this process started it."""
         with self._lock:
             export, self._export = self._export, None
             free, self._free = self._free, []

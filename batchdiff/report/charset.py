@@ -1,4 +1,4 @@
-r"""Replacement of the characters that the reader's encoding, such as ASCII or Latin-1, lacks.
+r"""Replacement of the characters that the reader's encoding lacks.
 
 ::
 
@@ -15,12 +15,12 @@ from contextvars import ContextVar
 _encoding: ContextVar[str] = ContextVar("encoding", default="utf-8")
 
 _INSTEAD = {"…": "...", "±": "+/-"}
-"""Replacements for the characters outside ASCII that reports themselves use."""
+"""The characters outside ASCII that reports themselves use."""
 
 
 @contextmanager
 def written_in(encoding: str) -> Iterator[None]:
-    """Limit reports to the characters of an encoding, inside the block."""
+    """Limit reports in the block to the characters of an encoding."""
     before = _encoding.set(encoding)
     try:
         yield
@@ -29,7 +29,7 @@ def written_in(encoding: str) -> Iterator[None]:
 
 
 def writable(text: str) -> str:
-    r"""Return the text with characters that its reader's encoding lacks replaced, for example by ``\u6771``."""
+    """Return the text with the characters that its reader's encoding lacks replaced."""
     if text.isascii() or _has(text):
         return text
     return "".join(letter if _has(letter) else _INSTEAD.get(letter, ascii(letter)[1:-1]) for letter in text)

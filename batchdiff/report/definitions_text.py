@@ -1,4 +1,4 @@
-"""The changes that VM definitions need, as text: unified diffs, and the commands to run, if any."""
+"""The changes that VM definitions need, as text."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from batchdiff.report.table import paragraph
 from batchdiff.units import few
 
 DefinitionChange: TypeAlias = DomainChange | VmChange
-"""The definition of a VM, as it is and as it must be, whatever its manager."""
+"""A VM's definition as it is and as it must be."""
 
 
 _SPECIAL = re.compile(r"""[,'"\\]""")
-"""Characters with a meaning in an option of virt-xml. Source: virt-manager, ``parse_optstr_tuples``."""
+"""Special characters in an option of virt-xml. Source: virt-manager, ``parse_optstr_tuples``."""
 
 
 def definitions_text(  # noqa: PLR0913  # options by keyword
@@ -34,13 +34,11 @@ def definitions_text(  # noqa: PLR0913  # options by keyword
     others: int = 0,
     is_complete: bool = True,
 ) -> str:
-    """Return a block for each of ``changes``, the guests that none of them uses, the doubts and a summary.
+    """Return the changes, the unused guests, the doubts and a summary.
 
-    ``width``: the terminal's, in cells; None: there is no terminal. Diffs and commands may be wider. ``doubts``:
-    warnings about everything but the changes; ``manages``: the manager of the VMs, ``libvirt`` or
-    ``Proxmox``, or ``files`` if the definitions of libvirt were read from files. ``others``: how many
-    definitions use no guest. ``is_complete``: False if a use of a guest may have been missed; then nothing is
-    proposed for guests that no definition uses.
+    ``width``: the terminal's, in cells; None: no terminal. Diffs and commands may be wider. ``manages``:
+    ``libvirt``, ``Proxmox``, or ``files`` if the definitions of libvirt were read from files. ``others``: how many
+    definitions use no guest. ``is_complete``: False if a use of a guest may have been missed.
     """
     blocks = ["\n".join(_block(change, width)) for change in changes]
     used = {use.guest for change in changes for use in change.uses}
@@ -83,10 +81,6 @@ _DONE = {"`batchdiff apply`": "has written the overlay", "`batchdiff restore`": 
 
 
 def _virt_xml(disks: Sequence[GuestDisk]) -> str:
-    """Return advice on changing the definition of another VM.
-
-    If all guests still wait for apply or restore, the advice is only when to change the definition.
-    """
     them = _one_of(disks)
     ready = [disk.now for disk in disks if disk.planned is None and not disk.unfinished]
     waits = any(disk.planned is not None for disk in disks), any(disk.unfinished for disk in disks)
@@ -119,7 +113,7 @@ _HINTS: dict[str, tuple[str, Callable[[Sequence[GuestDisk]], str]]] = {
     "files": ("Used by none of the given definitions", _virt_xml),
     "Proxmox": ("Used by no definition", _elsewhere),
 }
-"""The words before the names of guests that no definition uses, and the advice about them, by ``manages``."""
+"""The words before the names of unused guests, and the advice, by ``manages``."""
 
 
 def _unused(disks: Sequence[GuestDisk], width: int | None, manages: str, *, with_hint: bool) -> list[str]:

@@ -13,9 +13,9 @@ _MARKS = {Ability.GOOD: "  ", Ability.LIMITED: "* ", Ability.MISSING: "! "}
 
 
 def doctor_text(facts: Sequence[Fact], *, width: int | None = None) -> str:
-    """Return the facts for a terminal that is ``width`` cells wide, a block for each subject, and a conclusion.
+    """Return the facts and a conclusion, for a terminal that is ``width`` cells wide (None: no terminal).
 
-    There must be a fact, and those of one subject must be consecutive. ``width`` is None without a terminal.
+    There must be a fact, and those of one subject must be consecutive.
     """
     names = max(len(fact.name) for fact in facts)
     lines = []

@@ -1,4 +1,4 @@
-"""The fields of the events that ``--json`` prints, as plain values for JSON (docs/scripting.md)."""
+"""The fields of the events that ``--json`` prints (docs/scripting.md)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def guest_event(guest: GuestPlan, outcome: GuestOutcome) -> dict[str, Any]:
-    """Return the result for a guest, with the paths of its image and, for the strategy overlay, of its overlay."""
+    """Return the event for a guest's result."""
     fields = asdict(outcome) | {"original": original_words(outcome)}
     notes = fields.pop("remarks")
     overlay = guest.overlay_path if guest.strategy is Strategy.OVERLAY else None
@@ -27,12 +27,12 @@ def guest_event(guest: GuestPlan, outcome: GuestOutcome) -> dict[str, Any]:
 
 
 def fact_event(fact: Fact) -> dict[str, Any]:
-    """Return one fact that `batchdiff doctor` found."""
+    """Return the event for a fact that `batchdiff doctor` found."""
     return asdict(fact)
 
 
 def definition_event(change: DomainChange | VmChange) -> dict[str, Any]:
-    """Return a VM's definition, its guests, and the change that it needs, if any."""
+    """Return the event for a VM's definition."""
     uses = [
         {"guest": use.guest, "disk": use.target, "path": use.image.path, "format": use.image.format}
         for use in change.uses
@@ -50,10 +50,10 @@ def definition_event(change: DomainChange | VmChange) -> dict[str, Any]:
 
 
 def finding_event(finding: Finding) -> dict[str, Any]:
-    """Return the condition of one file that `batchdiff verify` checked."""
+    """Return the event for a file that `batchdiff verify` checked."""
     return asdict(finding)
 
 
 def status_event(standing: StatusRow) -> dict[str, Any]:
-    """Return the state of one guest of a plan."""
+    """Return the event for the state of a guest."""
     return asdict(standing)

@@ -1,4 +1,4 @@
-"""The facts of reports, as values: every form of a report is made from the same facts."""
+"""The facts of reports, in whatever form."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WORKED_ON = frozenset({Verdict.CONVERT, Verdict.SHARE})
 
 
 def figures_of(guest: GuestPlan) -> Savings | Sharing | None:
-    """Return the savings or the sharing of a guest, according to its strategy; None if the plan has none."""
+    """Return a guest's savings or sharing; None if the plan has none."""
     if guest.strategy is Strategy.SHARE:
         return guest.sharing
     return None if guest.diff is None else guest.diff.savings
@@ -35,7 +35,7 @@ class SharedReason(NamedTuple):
 
 
 class InexactSavings(NamedTuple):
-    """Guests whose savings are not exact, all for the same reason, with the sum of their savings in bytes."""
+    """Guests whose savings are inexact for the same reason, and the sum of their savings."""
 
     exactness: Exactness
     note: str
@@ -44,18 +44,14 @@ class InexactSavings(NamedTuple):
 
 
 class PlanFacts(NamedTuple):
-    """The facts of a plan's report.
+    """The facts of a plan's report; mappings are by guest name.
 
-    ``stale`` has a notice for each file, of the template or of a guest that apply still has to work on, that has
-    changed since planning; ``jobs`` is the maximum number of guests that apply works on at a time if it is run
-    without ``--jobs``; ``path`` is that of the plan's file for the commands in the report; empty if they are not
-    to name it. ``selection`` has the guests to report, in their order; None stands for all. ``older`` is a plan to
-    compare this one with, if any. ``conversions`` has the results of the guests that apply has converted, by name;
-    ``older_conversions``, those of the older plan. ``read_only``: the template already has no write permission.
-    ``given_back``: the names of the guests that restore gave back; apply leaves them alone unless ``--guest``
-    names them, and the predictions here do not include them. ``older_originals``: the older originals, still in
-    quarantine, of restored guests, by name. ``shared``: the space that came back from each guest that shares
-    blocks now, by name.
+    ``stale``: notices of files that have changed since planning. ``jobs``: the most guests that apply works on
+    at a time without ``--jobs``. ``path``: the plan's, for commands; empty if they are not to name it.
+    ``selection``: the guests to report; None: all. ``older``: a plan to compare with. ``conversions``: the results
+    of guests that apply has converted. ``read_only``: the template has no write permission. ``given_back``: guests
+    that restore gave back; predictions do not include them. ``older_originals``: originals of restored guests,
+    still in quarantine. ``shared``: the space that came back from guests that share blocks now.
     """
 
     plan: Plan
@@ -73,17 +69,17 @@ class PlanFacts(NamedTuple):
 
     @property
     def to_convert(self) -> list[GuestToConvert]:
-        """The guests that apply has converted or will convert."""
+        """The guests to convert, without those that restore gave back."""
         return [guest for guest in self.plan.to_convert if guest.name not in self.given_back]
 
     @property
     def to_share(self) -> list[GuestToShare]:
-        """The guests that are to share blocks, but do not do so yet."""
+        """The guests that still have to share blocks."""
         return [guest for guest in self.plan.to_share if guest.name not in self.shared]
 
     @property
     def savings(self) -> list[Savings]:
-        """The savings of the guests that apply has converted or will convert."""
+        """The savings of :attr:`to_convert`."""
         return [guest.diff.savings for guest in self.to_convert]
 
     @property
@@ -98,7 +94,7 @@ class PlanFacts(NamedTuple):
 
     @property
     def freed(self) -> dict[str, FreedSpace]:
-        """The space that has come back so far from each guest that is converted or shares blocks, by name."""
+        """The space that has come back from each guest, by name."""
         found = dict(self.shared)
         for guest in self.plan.to_convert:
             done = self.conversions.get(guest.name)
@@ -109,23 +105,23 @@ class PlanFacts(NamedTuple):
 
     @property
     def predicted(self) -> Totals:
-        """The sums over the whole plan, without guests that restore gave back."""
+        """The sums over all guests, without those that restore gave back."""
         return self._sums(self.plan.guests)
 
     @property
     def guests(self) -> Sequence[GuestPlan]:
-        """The guests to report, in their order."""
+        """The guests to report."""
         return self.plan.guests if self.selection is None else self.selection
 
     @property
     def has_conversions_in_view(self) -> bool:
-        """False if the plan has guests to convert or to share, but none of these is to be reported."""
+        """False if none of the guests to convert or to share is reported, although the plan has some."""
         is_worked_on = any(guest.verdict in WORKED_ON for guest in self.guests)
         return is_worked_on or not (self.plan.to_convert or self.plan.to_share)
 
     @property
     def has_overlays_in_view(self) -> bool:
-        """True if a guest that gets an overlay is to be reported."""
+        """True if a guest to convert is reported."""
         return any(isinstance(guest, GuestToConvert) for guest in self.guests)
 
     @property
@@ -143,29 +139,28 @@ class PlanFacts(NamedTuple):
 
     @property
     def error_bytes(self) -> int:
-        """The possible error of the sum of the overlays' sizes: the sum of their possible errors."""
+        """The possible error of the sum of the overlays' sizes."""
         return sum(each.overlay_error_bytes for each in self.savings)
 
     @property
     def overlay_disk_bytes(self) -> int:
-        """The space that all overlays together are predicted to take on disk, in bytes."""
+        """The predicted space of all overlays on disk."""
         return sum(each.overlay_disk_bytes for each in self.savings)
 
     @property
     def has_shared_space(self) -> bool:
-        """True if the savings of a guest to convert leave out a part of its allocation, such as shared blocks."""
+        """True if the savings of a guest to convert leave out a part of its allocation."""
         return any(each.saved_bytes != each.allocated_bytes - each.overlay_disk_bytes for each in self.savings)
 
     def space_at_once(self, jobs: int) -> int:
-        """Return the bytes that apply needs at its worst moment, with ``jobs`` guests in progress."""
+        """Return the bytes that apply needs at its worst moment."""
         copied = 0 if self.conversions else self.plan.totals.template_copy_bytes
         return peak_extra_bytes(savings_meanwhile(self.pending), self.plan.retire, at_once=jobs) + copied
 
 
 def guests_not_converted(guests: Sequence[GuestPlan]) -> list[SharedReason]:
-    """Return the reasons why guests are not converted, in the order of the guests.
+    """Return why guests are not converted, grouped by verdict and reason.
 
-    Guests with the same verdict and reason are grouped.
     A guest to convert or to share is included if it has a reason, which is then a remark.
     """
     found: dict[tuple[Verdict, str], list[str]] = {}
@@ -176,7 +171,7 @@ def guests_not_converted(guests: Sequence[GuestPlan]) -> list[SharedReason]:
 
 
 def inexact(guests: Iterable[GuestToConvert | GuestToShare]) -> list[InexactSavings]:
-    """Return why savings are not known exactly, with guests grouped by reason."""
+    """Return the savings that are not exact, grouped by reason."""
     alike: dict[tuple[Exactness, str], list[tuple[str, int]]] = {}
     for guest in guests:
         savings = figures_of(guest)
@@ -194,7 +189,7 @@ def share(saved: int, allocated: int) -> float | None:
 
 
 class SizeTotals(NamedTuple):
-    """Sums over overlays, in bytes: of file sizes, predicted and actual, and of space on disk."""
+    """The sums of overlays' sizes and space on disk, in bytes."""
 
     predicted: int
     actual: int
@@ -202,7 +197,7 @@ class SizeTotals(NamedTuple):
 
 
 def size_sums(outcomes: Iterable[GuestOutcome]) -> SizeTotals:
-    """Return sums over the overlays that exist, so that predicted and actual sizes cover the same guests."""
+    """Return the sums over the overlays with an actual size."""
     whole = [outcome for outcome in outcomes if outcome.actual_overlay_bytes is not None]
     return SizeTotals(
         sum(outcome.predicted_overlay_bytes or 0 for outcome in whole),
@@ -215,10 +210,9 @@ _CHANGES_DISKS = {Status.CONVERTED, Status.SHARED, Status.RETIRED, Status.RESTOR
 
 
 def gained_bytes(outcomes: Iterable[GuestOutcome]) -> int | None:
-    """Return the bytes that a run has freed, negative if it took more. Guests that failed do not count.
+    """Return the bytes that a run has freed, negative if it took more; guests that failed do not count.
 
-    None if no guest has a status that implies a change on disk, or if the figure of a guest with such a status is
-    unknown.
+    None: no guest has a status that implies a change on disk, or a figure is unknown.
     """
     changes = [outcome.gained_bytes for outcome in outcomes if outcome.status in _CHANGES_DISKS]
     known = [each for each in changes if each is not None]
@@ -226,13 +220,13 @@ def gained_bytes(outcomes: Iterable[GuestOutcome]) -> int | None:
 
 
 def by_status(outcomes: Iterable[GuestOutcome]) -> dict[Status, int]:
-    """Return the number of guests with each status that occurs, in the order of the statuses."""
+    """Return the number of guests with each status that occurs."""
     count = Counter(outcome.status for outcome in outcomes)
     return {status: count[status] for status in Status if count[status]}
 
 
 def skipped_alike(outcomes: Iterable[GuestOutcome]) -> dict[str, list[str]]:
-    """Return the names of all skipped guests, by reason; an empty result if no two of them share a reason."""
+    """Return the names of skipped guests, by reason; empty if no two share a reason."""
     found: dict[str, list[str]] = {}
     for outcome in outcomes:
         if outcome.status is Status.SKIPPED:
@@ -241,5 +235,5 @@ def skipped_alike(outcomes: Iterable[GuestOutcome]) -> dict[str, list[str]]:
 
 
 def by_health(findings: Iterable[Finding]) -> dict[Health, int]:
-    """Return the number of files in each condition; the conditions come in the order in which they first occur."""
+    """Return the number of files in each condition that occurs."""
     return dict(Counter(each.health for each in findings))

@@ -1,4 +1,4 @@
-"""The fates of originals, in words, and warnings not to delete originals that other images depend on."""
+"""The fates of originals in words, and warnings not to delete some of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from batchdiff.units import few
 
 
 def original_words(outcome: GuestOutcome) -> str:
-    """Return the fate of a guest's original, in words."""
+    """Return the fate of a guest's original."""
     fate, aside, doubt = outcome.original
     words = {
         Fate.QUARANTINED: f"quarantined as {aside}" if aside else "kept in quarantine",
@@ -26,9 +26,9 @@ def original_words(outcome: GuestOutcome) -> str:
 
 
 def kept_words(what: Fate | Goal | None) -> str:
-    """Return the state of a guest of a kept plan: the fate of its original, or the verb that has not finished.
+    """Return the state of a guest of a kept plan.
 
-    ``what`` is None for a converted guest about which nothing else is known.
+    ``what``: the fate of its original, or an unfinished goal; None: only its conversion is known.
     """
     match what:
         case None:
@@ -42,9 +42,9 @@ def kept_words(what: Fate | Goal | None) -> str:
 
 
 def must_stay(plan: Plan, dependents: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """Yield a printable warning against deletion for each kept original that other images depend on.
+    """Yield a printable warning for each original that other images depend on.
 
-    ``dependents``: the images that depend on a guest's original, in words, by guest name.
+    ``dependents``: those images, in words, by guest name.
     """
     for guest in plan.to_convert:
         found = dependents.get(guest.name, ())

@@ -1,4 +1,4 @@
-"""The text of numbers, times and reasons in reports for people."""
+"""The text of numbers, times and reasons in reports."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ SAVINGS_COLUMNS = (
     Column("saved"),
     Column("share"),
 )
-"""The first columns of a table of planned or estimated savings before an apply."""
+"""The first columns of a table of planned or estimated savings."""
 
 
 def size(count: int | None) -> str:
-    """Return a size for people to read; a dash for None."""
+    """Return a size as text; a dash for None."""
     return DASH if count is None else format_size(count)
 
 
 def estimated_size(count: int, error: int) -> str:
-    """Return ``~1.2 GiB ±9.8 MiB``, or ``1.2 GiB`` if ``error`` is 0; both arguments are in bytes."""
+    """Return ``~1.2 GiB ±9.8 MiB``, or ``1.2 GiB`` if ``error`` is 0."""
     return f"~{format_size(count)} ±{format_size(error)}" if error else format_size(count)
 
 
 def bounded_size(count: int, exactness: Exactness, error: int = 0) -> str:
-    """Return ``at least 1.2 GiB``, ``unknown`` or ``1.2 GiB``, which gets ``~`` if ``error`` is not 0."""
+    """Return for example ``at least 1.2 GiB``, ``unknown`` or ``~1.2 GiB``."""
     if exactness is Exactness.UNKNOWN:
         return "unknown"
     # "At most -3 GiB" would be hard to grasp, so a negative number gets no prefix, not even ``~``.
@@ -41,19 +41,16 @@ def bounded_size(count: int, exactness: Exactness, error: int = 0) -> str:
 
 
 def bound_of(count: int, exactness: Exactness, guests: int = 1) -> str:
-    """Return an inexact size as part of a sentence; a negative bound reads like ``-1.2 GiB, a lower bound``.
-
-    ``guests``: the number of guests for which the size is the sum.
-    """
+    """Return a size for a sentence; ``guests``: the number of guests of which it is the sum."""
     kind = {Exactness.AT_LEAST: ", a lower bound", Exactness.AT_MOST: ", an upper bound"}.get(exactness, "")
     in_all = " in all" if guests > 1 and exactness is not Exactness.UNKNOWN else ""
     return f"{bounded_size(count, exactness)}{in_all}{kind if count < 0 else ''}"
 
 
 def shortfall(count: int, exactness: Exactness) -> str:
-    """Return ``12 KiB less free space`` if the gain is negative; an empty string if it is not, or is unknown.
+    """Return ``12 KiB less free space``, or ``""`` if the gain ``count`` is not negative, or is unknown.
 
-    ``count``: the gain in bytes. A gain of at least -12 KiB is a loss of at most 12 KiB.
+    A gain of at least -12 KiB is a loss of at most 12 KiB.
     """
     is_lost = count < 0 and exactness is not Exactness.UNKNOWN
     words = BOUND_WORDS.get(of_difference(Exactness.EXACT, exactness), "")
@@ -63,7 +60,7 @@ def shortfall(count: int, exactness: Exactness) -> str:
 def bounded_estimate(count: float, exactness: Exactness) -> str:
     """Return ``unknown``, ``~1.2 GiB``, ``at most ~1.2 GiB``, or ``nothing`` for a known size of 0 or less.
 
-    ``exactness``: the exactness of the size, apart from the error of the estimate.
+    ``exactness`` does not cover the error of the estimate.
     """
     if exactness is Exactness.UNKNOWN:
         return "unknown"
@@ -79,18 +76,18 @@ def percent(part: float | None) -> str:
 
 
 def rounded(count: int) -> float:
-    """Return a size in bytes, rounded as :func:`format_size` shows it: to one decimal place of its unit."""
+    """Return a size in bytes, rounded as :func:`format_size` shows it."""
     number, unit = format_size(count).split()
     return float(number) * float(1024 ** SUFFIXES.index(unit))
 
 
 def count_of(count: int, singular: str) -> str:
-    """Return a number with its noun: ``1 guest``, ``2 guests``."""
+    """Return a number with its noun: ``2 guests``."""
     return f"{count} {singular}{'' if count == 1 else 's'}"
 
 
 def of_several(reason: str) -> str:
-    """Return the reason of one guest, reworded for several guests."""
+    """Return the reason of one guest, reworded for several."""
     for one, several in _OF_DELETING:
         if reason.startswith(one):  # an explanation follows, with a subject of its own
             return several + of_several(reason.removeprefix(one))
@@ -137,7 +134,6 @@ _BEGINNINGS = (
     ("only QEMU can read its ", "only QEMU can read their "),
     ("btrfs has compressed it, ", "btrfs has compressed them, "),
 )
-"""How reasons begin, for one guest and for several."""
 
 _WITHIN = (
     (" of its data) in common ", " of the data of each) in common "),
@@ -166,7 +162,6 @@ _WITHIN = (
     ("; with `minimum_savings: none`, its ", "; with `minimum_savings: none`, their "),
     (" compares it with the template, and may make it ", " compares them with the template, and may make them "),
 )
-"""Words inside a reason, for one guest and for several."""
 
 
 def local_time(moment: str) -> str:

@@ -1,4 +1,4 @@
-"""The fields of the events of `batchdiff discover`, as plain values for JSON (docs/scripting.md)."""
+"""The fields of the events of `batchdiff discover` (docs/scripting.md)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from batchdiff.sampling.interval import Interval
 
 
 def template_event(group: Group, why: str) -> dict[str, Any]:
-    """Return a template that was found or given, and why it is one."""
+    """Return the event for a template."""
     image = group.template
     return {
         "path": image.path,
@@ -26,7 +26,7 @@ def template_event(group: Group, why: str) -> dict[str, Any]:
 
 
 def copy_event(group: Group, copy: Copy) -> dict[str, Any]:
-    """Return a copy, how similar it is to its template, and the bytes that an overlay would save."""
+    """Return the event for a copy."""
     other = copy.other
     return {
         "path": copy.image.path,
@@ -45,7 +45,7 @@ def copy_event(group: Group, copy: Copy) -> dict[str, Any]:
 
 
 def exclusion_event(exclusion: Exclusion) -> dict[str, Any]:
-    """Return a file or folder that was left out, and why."""
+    """Return the event for a file or folder that was left out."""
     return {
         "path": exclusion.path,
         "cause": exclusion.cause.value,
@@ -55,7 +55,7 @@ def exclusion_event(exclusion: Exclusion) -> dict[str, Any]:
 
 
 def discovery_event(found: Discovery, *, can_share: bool) -> dict[str, Any]:
-    """Return how much was examined and read, and whether a copy could share blocks with its template in place."""
+    """Return the event for the whole search."""
     return {
         "images": found.images,
         "ignored": found.ignored,

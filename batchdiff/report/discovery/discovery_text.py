@@ -1,4 +1,4 @@
-"""The results of `batchdiff discover`, as text: copies with their templates, and the files left out.
+"""The results of `batchdiff discover`, as text.
 
 ::
 
@@ -36,10 +36,9 @@ _COLUMNS = (
     Column("saves"),
 )
 _TEMPLATE_CELLS = 22
-"""The most cells of a template's name in the table, on a terminal of up to 100; a note has the whole name."""
+"""The most cells of a template's name on a terminal of up to 100."""
 
 _MOST_NAMES = 20
-"""The maximum number of names in one note; the events of --json have all of them."""
 
 
 _SHARE = (
@@ -52,9 +51,9 @@ _SHARE = (
 def discovery_text(
     found: Discovery, shape: SampleShape, *, can_share: bool = False, width: int | None = None
 ) -> str:
-    """Return the result for a terminal that is ``width`` cells wide, with a newline at the end.
+    """Return the result for a terminal that is ``width`` cells wide (None: no terminal).
 
-    ``width`` is None without a terminal. ``can_share``: some copy could share blocks with its template.
+    ``can_share``: some copy could share blocks with its template.
     """
     names = _Names([*_paths(found)])
     heading = _heading(found, names)
@@ -70,7 +69,7 @@ def discovery_text(
 
 
 def reading(found: Discovery, shape: SampleShape) -> str:
-    """Return how much was read, and the most that may be read from each image."""
+    """Return how much was read, and the limit for each image."""
     samples = f"{shape.probes} samples of {format_size(SAMPLE)}"
     if shape.probe_bits:
         samples = f"{shape.probes} stretches of {format_size(shape.probe)}"
@@ -81,7 +80,7 @@ def reading(found: Discovery, shape: SampleShape) -> str:
 
 
 def why_template(group: Group) -> str:
-    """Return why an image is the template of its group, as part of a sentence."""
+    """Return why an image is its group's template, as part of a sentence."""
     choice, copies = group.choice, group.copies
     if choice is None:
         return "named with --template"
@@ -109,7 +108,7 @@ _TIES = {
 
 
 class _Names:
-    """The paths of files, without the common folder of templates and copies."""
+    """The paths of files, without the common folder of ``paths``."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         folders = {posixpath.dirname(path) for path in paths}
@@ -152,13 +151,13 @@ def _table(found: Discovery, names: _Names, width: int | None) -> list[str]:
 
 
 def in_order_of_savings(groups: Iterable[Group]) -> list[tuple[Group, Copy]]:
-    """Return all copies, each with its group, those that save most first."""
+    """Return all copies with their groups, those that save most first."""
     pairs = [(group, copy) for group in groups for copy in group.copies]
     return sorted(pairs, key=lambda pair: (-pair[1].saved.estimate, pair[1].image.path))
 
 
 def figures_of_copy(copy: Copy) -> tuple[str, str, str]:
-    """Return a copy's similarity, its interval, and the savings (in brackets if left out of the sums), as text."""
+    """Return a copy's similarity, its interval, and the savings, in brackets if left out of the sums."""
     saves = bounded_estimate(copy.saved.estimate, copy.image.exactness)
     return (
         f"{copy.similarity.estimate:.1%}",
@@ -206,13 +205,11 @@ def _notes(found: Discovery, names: _Names, width: int | None) -> Iterator[str]:
 
 
 def _some(words: Sequence[str]) -> str:
-    """Return the first words, and the number of the others, if there are any."""
     more = f" and {len(words) - _MOST_NAMES} more" if len(words) > _MOST_NAMES else ""
     return ", ".join(words[:_MOST_NAMES]) + more
 
 
 def _range(group: Group) -> str:
-    """Return the savings of a group's copies without losses, as part of a sentence."""
     saved = group.saved
     low, high = (format_size(max(int(each), 0)) for each in (saved.low, saved.high))
     match group.exactness:
@@ -239,7 +236,7 @@ def _left_out(found: Discovery, names: _Names, width: int | None) -> Iterator[st
 
 
 def ignored_words(count: int) -> str:
-    """Return how many files were ignored, and why."""
+    """Return how many files were ignored and why."""
     words = "that does not look like an image" if count == 1 else "that do not look like images"
     return f"{count_of(count, 'file')} {words}"
 

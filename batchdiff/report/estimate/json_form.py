@@ -16,7 +16,7 @@ ESTIMATE_VERSION = "1.0"
 
 
 def estimate_report(estimate: Estimate) -> dict[str, Any]:
-    """Return the estimate as plain values, all sizes in bytes."""
+    """Return the estimate as plain values; sizes are in bytes."""
     totals = estimate.totals
     return {
         "estimate_version": ESTIMATE_VERSION,

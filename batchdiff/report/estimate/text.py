@@ -1,12 +1,4 @@
-"""An estimate as text: the probable savings of a plan, and how certain they are.
-
-::
-
-    heading     the template, and that this is not a plan
-    attention   guests that a plan would or might leave alone, and remarks on others
-    table       guests with their figures and intervals, and the total
-    below       how much was read, and what the intervals mean
-"""
+"""An estimate as text."""
 
 from __future__ import annotations
 
@@ -27,7 +19,7 @@ _COLUMNS = (*SAVINGS_COLUMNS, Column("saved, 95% interval"))
 
 
 def estimate_text(estimate: Estimate, width: int | None = None) -> str:
-    """Return the estimate for a terminal ``width`` cells wide (None: no terminal), with a newline at the end."""
+    """Return the estimate for a terminal that is ``width`` cells wide (None: no terminal)."""
     blocks = [
         [paragraph(_heading(estimate), width=width, rest="  ")],
         [
@@ -102,7 +94,7 @@ def _row(guest: GuestEstimate) -> tuple[str, ...]:
 
 
 def _savings(saved: Interval, exactness: Exactness, allocated: int) -> tuple[str, str, str]:
-    """Return the savings, their share of the allocation, and their bounds, as text."""
+    """Return the savings, their share of the allocation, and their bounds."""
     part = percent(share(round(saved.estimate), allocated))
     if exactness is Exactness.EXACT:
         return _about(saved), part, _bounds(saved)
