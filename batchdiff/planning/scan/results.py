@@ -1,4 +1,4 @@
-"""The result of scanning one range, and the results of all ranges, combined in any order."""
+"""The result of scanning one range, and the combined results of ranges."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from batchdiff.planning.scan.compare import UNIT
 class RangeResult:
     """The result of scanning one range, by guest number; guests without differences there are left out.
 
-    ``template_units``: the number of the template's units in the range that are nonzero or, if the template shares
-    blocks, that may be: the number must not depend on which of them were read for the guests of a job.
-    ``replaced``: by guest, the number of these units in which the guest has other data.
+    ``template_units``: how many of the template's units are nonzero or, if it shares blocks, may be: the number
+    must not depend on which of them were read for the guests of a job. ``replaced``: in how many of these units a
+    guest has other data.
     """
 
     number: int
@@ -34,11 +34,9 @@ class RangeResult:
 class Findings:
     """The combined results, by the names of guests.
 
-    ``sharing``: whether the template shares blocks with other files. ``template_units``: by range, and
-    ``replaced``: by guest, over all ranges: see :class:`RangeResult`.
-
-    ``covered``: for each range with valid results in a checkpoint, the guests that these cover. ``located``: by a
-    guest's path, its extents that are shared or unwritten, if it was mapped and these were kept.
+    ``sharing``: whether the template shares blocks with other files. ``covered``: by range, the guests with valid
+    results in a checkpoint. ``located``: by a guest's path, its shared or unwritten extents, if they were kept.
+    ``template_units``, by range, and ``replaced``, over all ranges: see :class:`RangeResult`.
     """
 
     sharing: bool
@@ -51,7 +49,7 @@ class Findings:
     located: dict[str, ExtentTable] = field(default_factory=dict)
 
     def add(self, result: RangeResult, names: Sequence[str | None]) -> None:
-        """Add the result of one range. Guest number N is called ``names[N]``; if that is None, it is left out."""
+        """Add the result of one range; leave out guests whose name is None."""
         if result.template_digest is not None:
             self.digests[result.number] = result.template_digest
         self.template_units[result.number] = result.template_units
@@ -66,7 +64,7 @@ class Findings:
                 self.failures[name] = error
 
     def digest(self, virtual_size: int) -> str:
-        """Return the template's digest; empty if the template shares blocks, and so was not read in full."""
+        """Return the template's digest; empty if the template shares blocks."""
         return "" if self.sharing else combine_digests(virtual_size, self.digests)
 
     def units(self, name: str) -> Extents:

@@ -16,10 +16,10 @@ from collections.abc import Iterable
 from batchdiff.planning.scan.compare import UNIT
 
 Span = tuple[int, int]
-"""First byte and exclusive end, counted from the start of a window: multiples of the unit."""
+"""First byte and exclusive end in a window: multiples of the unit."""
 
 Spans = dict[int, Span]
-"""The span of each window that has one, by window number."""
+"""Spans by window number."""
 
 
 def spans_by_window(pieces: Iterable[tuple[int, int]], begin: int, window: int, unit: int) -> Spans:

@@ -1,4 +1,4 @@
-"""The segments of images in a stretch of windows: only those to be read, and a bounded number of them.
+"""The segments of images in a stretch of windows: only those to be read.
 
 ::
 
@@ -6,8 +6,7 @@
     windows                |  0  |  1  |  2  |  3  |  4  |  5  |  6  |
     kept                               |2: ..|                 |6: ..|    of windows with bytes to read
 
-A stretch has about as many windows as fit: a whole range for a thousand almost empty guests, perhaps a single
-window for many guests whose clusters are in random order.
+A stretch has about as many windows as :data:`MOST_KEPT` allows, at least one.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from batchdiff.planning.scan.spans import Spans, spans_by_window, subtract
 from batchdiff.qcow2.entries import Origin
 
 MOST_KEPT = 32768
-"""The maximum number of segments and windows kept at a time for all images: about 13 MiB, 400 bytes each."""
+"""The segments and windows to keep at a time for all images: about 13 MiB, 400 bytes each."""
 
 
 @frozen
 class WindowMap:
     """The spans of an image to be read, and its segments, both by window.
 
-    To save memory, ``segments`` may be empty: those of a window must then be looked up.
+    To save memory, ``segments`` may be empty: then look them up.
     """
 
     spans: Spans
@@ -54,8 +53,8 @@ def spans_to_read(segments: list[Segment], begin: int, settled: list[tuple[int, 
 def leave_out_holes(wanted: Spans, own: list[Segment], begin: int, windows: int) -> tuple[Spans, Flags]:
     """Return the wanted spans outside hollow windows, and for each window, whether it is hollow.
 
-    A window is hollow if a guest's ``own`` segments have nothing but zeros there. Windows are numbered from offset
-    ``begin``. Checking hollow windows one by one took nine tenths of the time to plan a fleet of trimmed guests.
+    A window is hollow if a guest's ``own`` segments have nothing but zeros there. Checking each took nine tenths
+    of the time to plan trimmed guests.
     """
     hollow = np.ones(windows, dtype=np.bool_)
     for start, end, origin, _, _ in own:
@@ -66,7 +65,7 @@ def leave_out_holes(wanted: Spans, own: list[Segment], begin: int, windows: int)
 
 
 class Stride:
-    """The number of windows mapped at a time, found by trial: the count of segments is not known beforehand."""
+    """The number of windows to map at a time, found by trial: the count of segments is not known beforehand."""
 
     def __init__(self, most: int) -> None:
         self._most = most

@@ -29,7 +29,7 @@ from batchdiff.signals import HELD, held_signals, signal_name
 _context = multiprocessing.get_context("fork")
 
 _BETWEEN_LOOKS = 0.5
-"""Seconds for which the planner waits for a result before it calls ``waiting``."""
+"""Seconds without a result before ``waiting`` is called."""
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class _Worker(Generic[Task]):
 
 
 class _PoolError(WorkerError):
-    """A failure of a worker, or of the planner without workers; its remedy still lacks the command's outcome."""
+    """A failure whose remedy still lacks the command's outcome."""
 
 
 def run_tasks(
@@ -53,8 +53,8 @@ def run_tasks(
 ) -> Iterator[Result]:
     """Run the tasks in up to ``workers`` processes: see :class:`~batchdiff.planning.scan.executor.Executor`.
 
-    The job is not pickled. ``outcome``: how the command ends, as the first sentence of a WorkerError's remedy.
-    ``waiting`` is called now and then while no result comes from forked workers.
+    The job is not pickled. ``outcome``: the first sentence of the remedy if work fails. ``waiting`` is called now
+    and then while no result comes from forked workers.
     """
     try:
         yield from _results(job, tasks, workers, waiting)
@@ -109,10 +109,7 @@ def _without_workers(job: Job[Task, Result], tasks: Iterable[Task]) -> Iterator[
 
 
 def _started_worker(job: Job[Task, Result], task: Task, workers: dict[Connection, _Worker[Task]]) -> _Worker[Task]:
-    """Start a worker, and add it to ``workers``; none of the HELD signals can come in between.
-
-    :raises WorkerError: the system lacks processes, memory or descriptors for the worker.
-    """
+    """Start a worker, and add it to ``workers``; none of the HELD signals can come in between."""
     try:
         ours, theirs = _context.Pipe()
     except OSError as error:
