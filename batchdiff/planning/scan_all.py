@@ -1,4 +1,4 @@
-"""The scan, here or on other hosts, of all ranges that may have data and that a checkpoint does not cover."""
+"""The scan, here or on other hosts, of ranges that may have data."""
 
 from __future__ import annotations
 
@@ -28,16 +28,15 @@ if TYPE_CHECKING:  # it is needed only with --scheduler
     from batchdiff.planning.remote.remote_scan import RemoteScans
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes done and the total bytes, counted over all images."""
+"""Called with the bytes done and in total, over all images."""
 
 
 @frozen
 class ScanSettings:
     """The settings of a scan.
 
-    ``generator``: this version of batchdiff; only a checkpoint that the same version wrote is used. ``opened`` is
-    called before data is located in each guest, with the number of guests before it. ``remote``: None if other
-    hosts scan nothing.
+    ``generator``: this version of batchdiff; only its checkpoints are used. ``opened`` is called before data is
+    located in each guest, with the number of guests before it.
     """
 
     budget: Budget
@@ -63,9 +62,9 @@ def scan_guests(
     *,
     sharing: bool,
 ) -> Findings:
-    """Scan all ranges that may have data, except what the checkpoint covers; return the findings of both.
+    """Scan what the checkpoint does not cover; return the findings of scan and checkpoint.
 
-    ``guests``: by name. ``sharing``: whether the template shares blocks with other files.
+    ``sharing``: whether the template shares blocks with other files.
 
     :raises ImageError: the template cannot be read, or consists of other files now.
     :raises UsageError: other hosts are to scan a template that batchdiff reads through QEMU.
@@ -106,15 +105,13 @@ def scan_guests(
 
 @dataclass(slots=True)
 class _Kinds:
-    """The names of guests, by how they are read; ``native``: without QEMU."""
-
     exported: set[str] = field(default_factory=set)
     native: set[str] = field(default_factory=set)
     unreadable: set[str] = field(default_factory=set)
 
 
 class _Part(NamedTuple):
-    """Guests that are scanned together, and the ranges to scan for them; ``exported`` may have other guests, too."""
+    """Guests that are scanned together, and the ranges; ``exported`` may have other guests, too."""
 
     names: tuple[str, ...]
     numbers: list[int]
@@ -137,7 +134,7 @@ def _parts(
     kinds: _Kinds,
     settings: ScanSettings,
 ) -> list[_Part]:
-    """Divide the scan by the limit on open files. Remote parts come first: connections must end before forks."""
+    """Divide the scan. Remote parts come first: connections must end before forks."""
     most = settings.budget.files
     files = files_to_open(guests, kinds.exported, most)
     remote, local = [], []
@@ -207,7 +204,7 @@ def _ranges(
 
 
 def ranges_with_data(image: Image) -> Iterator[int]:
-    """Yield the numbers of the ranges in which an image may have data, ascending."""
+    """Yield the ranges in which an image may have data, ascending."""
     at = 0
     while (found := image.next_data(at)) is not None:
         number = found // RANGE
@@ -216,8 +213,6 @@ def ranges_with_data(image: Image) -> Iterator[int]:
 
 
 class _Meter:
-    """A count of the bytes scanned, now or before an interruption."""
-
     def __init__(self, template_size: int, guests: Mapping[str, PlannedImage], progress: Progress) -> None:
         self._template_size = template_size
         self._sizes = {name: image.virtual_size for name, image in guests.items()}
@@ -226,7 +221,7 @@ class _Meter:
         self.of_ranges = RangeProgress(RANGE, self.show)
 
     def begin(self, ranges: list[int], groups: dict[tuple[str, ...], list[int]], parts: list[_Part]) -> None:
-        """Set ``done`` and ``total``; ``parts``: the ``groups`` (ranges to scan, by guests), divided into batches."""
+        """Set ``done`` and ``total``; ``parts``: the ``groups``, divided into batches."""
         whole = self._bytes_in([(tuple(self._sizes), ranges)])
         self.done = max(whole - self._bytes_in(groups.items()), 0)
         self.total = self.done + self._bytes_in((part.names, part.numbers) for part in parts)

@@ -23,7 +23,7 @@ _INSTEAD = f"use `strategy: {Strategy.OVERLAY}` for this guest"
 
 
 def without_unshareable(parts: list[Part], template: Image, observer: ReadObserver | None = None) -> list[Part]:
-    """Return the parts; refuse guests that are to share blocks with the open template but cannot be opened or share."""
+    """Return the parts; refuse guests that are to share blocks but cannot, or cannot be opened."""
     return [
         _decided(part, template, observer)
         if isinstance(part, Candidate) and part.entry.strategy is Strategy.SHARE
@@ -42,7 +42,7 @@ def _decided(candidate: Candidate, template: Image, observer: ReadObserver | Non
 
 
 def why_not_shareable(template: Image, guest: Image) -> str:
-    """Return why two open images cannot share any block, and what to do instead; empty if they may be able to."""
+    """Return why two images cannot share any block, and what to do instead; empty if they may be able to."""
     if is_exported(template) or is_exported(guest):
         whose = "the template's" if is_exported(template) else "its"
         return f"only QEMU can read {whose} data, because it is compressed or encrypted; {_INSTEAD}"

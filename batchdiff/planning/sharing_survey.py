@@ -38,9 +38,9 @@ def survey_sharing(
 ) -> Sharing:
     """Return the space that a guest gives back if it shares the blocks that equal the template's.
 
-    ``units``: the guest's extents in units of 4 KiB. ``known``: what
-    :func:`~batchdiff.image.storage.shared_blocks.raw_extents` returned for it, if known. ``allocated``: the bytes
-    that the guest takes on disk now.
+    ``units``: in units of 4 KiB. ``known``: the result of
+    :func:`~batchdiff.image.storage.shared_blocks.raw_extents`, if the guest was mapped before. ``allocated``: the
+    bytes that the guest takes on disk now.
 
     :raises ImageError, OSError: a table or the filesystem cannot be read.
     """
@@ -83,7 +83,7 @@ def _units_of(raw: RawShareable) -> Runs:
 
 
 def stretches_with_data(guest: Image, ranges: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Yield the parts of ascending ranges that lie in stretches of 64 MiB where a guest may have data."""
+    """Yield the parts of ascending ranges in stretches of 64 MiB where a guest may have data."""
     first = last = 0  # the stretch with the next data
     for start, end in ranges:
         at = start
@@ -101,8 +101,6 @@ def stretches_with_data(guest: Image, ranges: Iterator[tuple[int, int]]) -> Iter
 
 @dataclass(slots=True)
 class _Survey:
-    """Sums of bytes over stretches, and the equal units of those with anything to share."""
-
     shareable: int = 0
     unfit: int = 0
     _found: list[tuple[int, int, int]] = field(default_factory=list)

@@ -38,7 +38,7 @@ class RangeFindings:
     digest: RangeDigest = field(default_factory=RangeDigest)
 
     def note_holes(self, first: int, holes: dict[int, Flags]) -> None:
-        """Set the flags of windows from ``first`` on, by guest."""
+        """Set the flags of windows from ``first`` on."""
         for guest, hollow in holes.items():
             known = self.holes.setdefault(guest, np.zeros(len(self.equal), dtype=np.bool_))
             known[first : first + len(hollow)] = hollow
@@ -57,7 +57,7 @@ class RangeFindings:
 
 
 def replace_span(around: Kinds, kinds: Kinds, span: Span) -> Kinds:
-    """Return the kinds of a window: ``kinds`` inside the span, ``around`` outside."""
+    """Return ``kinds`` inside the span, ``around`` outside."""
     whole, units = around.copy(), span_units(span)
     whole[units] = kinds[units]
     return whole
@@ -70,7 +70,7 @@ def assume_data(equal: Kinds, there: Spans) -> None:
 
 
 def replaced_units(kinds: dict[int, Kinds], equal: Kinds) -> int:
-    """Return the number of units that are nonzero in ``equal`` and in which a guest has other data."""
+    """Return the number of units, nonzero in ``equal``, in which a guest has other data."""
     if not kinds:
         return 0
     found = np.stack(list(kinds.values()))
@@ -78,10 +78,9 @@ def replaced_units(kinds: dict[int, Kinds], equal: Kinds) -> int:
 
 
 def join_windows(kinds: dict[int, Kinds], trimmed: Flags, equal: Kinds, first_unit: int) -> Extents:
-    """Return the extents of a range; ``trimmed``: flags of windows that differ because a guest has zeros there.
+    """Return the extents of a range; ``trimmed``: windows that differ because a guest has zeros there.
 
-    In an aligned 2 MiB, the maximum cluster size, all windows are included if one differs: folding to clusters
-    needs the kinds of all units.
+    All windows of an aligned 2 MiB, the maximum cluster size, are included if one differs: folding needs them.
     """
     differs = trimmed.copy()
     differs[list(kinds)] = True

@@ -36,19 +36,19 @@ _GAP = 64 * KIB
 
 
 class Granules(NamedTuple):
-    """The extents of an older plan, which cover all differences of a guest, in granules of ``size`` bytes."""
+    """Extents in an older plan, which cover all differences of a guest, in granules of ``size`` bytes."""
 
     extents: Extents
     size: int
 
     def within(self, stretch: int) -> Extents:
-        """Return the part of the extents in a stretch of the disk."""
+        """Return the part in a stretch of the disk."""
         per_stretch = STRETCH // self.size
         return extents_between(self.extents, stretch * per_stretch, (stretch + 1) * per_stretch)
 
 
 class StretchResult(NamedTuple):
-    """The extents of a stretch in units of 4 KiB, none if the guest cannot share blocks; or why reading failed."""
+    """The extents of a stretch in units of 4 KiB, or why reading failed."""
 
     name: str
     stretch: int
@@ -60,8 +60,7 @@ class StretchResult(NamedTuple):
 class RefineJob:
     """Guests whose differences are read again if they can share blocks with the template.
 
-    ``files``: the template's files when it was first opened. A task is the name of a guest and the number of a
-    stretch.
+    ``files``: the template's files when it was first opened.
     """
 
     template: ImageSource
@@ -79,7 +78,7 @@ class RefineJob:
         ]
 
     def bytes_of(self, name: str, stretch: int) -> int:
-        """Return the bytes of a task's granules in the template and the guest together."""
+        """Return the bytes of a task's granules in both images."""
         granules = self.granules[name]
         return 2 * granules.size * int(granules.within(stretch).count.sum())
 
@@ -111,7 +110,7 @@ class RefineJob:
 
 
 def refine_granules(template: Image, guest: Image, granules: Extents, granule: int) -> Extents:
-    """Compare granules of ``granule`` bytes with the template; return the guest's extents there in units of 4 KiB.
+    """Compare granules of ``granule`` bytes; return the guest's extents there in units of 4 KiB.
 
     :raises ImageError: an image cannot be read.
     """
@@ -128,7 +127,7 @@ def refine_granules(template: Image, guest: Image, granules: Extents, granule: i
 
 
 def _pieces(granules: Extents, granule: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield the byte ranges of granules: in whole units, joined over small gaps, cut to windows."""
+    """Yield the byte ranges of granules, in whole units, joined over small gaps, cut to windows."""
     starts = granules.first * granule // UNIT * UNIT
     ends = np.minimum(-(-granules.end * granule // UNIT) * UNIT, size)
     apart = starts[1:] > ends[:-1] + _GAP

@@ -30,14 +30,14 @@ _OF_A_WORKER = 3
 
 
 class Budget(NamedTuple):
-    """The maximum numbers of processes (``jobs``), and of guests' files that each of them has open."""
+    """The maximum numbers of processes, and of guests' files that each has open."""
 
     jobs: int
     files: int
 
 
 def budget(jobs: int, template_files: int) -> Budget:
-    """Divide the free descriptors; allow at least one job and one file, even if too few descriptors are free."""
+    """Divide the free descriptors; allow at least one job and one file."""
     free = free_descriptors() - _OURS - template_files
     jobs = max(min(jobs, free // (2 * _OF_A_WORKER)), 1)
     return Budget(jobs, max(free - (jobs * _OF_A_WORKER if jobs > 1 else 0), 1))
@@ -46,7 +46,7 @@ def budget(jobs: int, template_files: int) -> Budget:
 def batches(guests: Sequence[str], files: Mapping[str, int], most: int) -> Iterator[tuple[str, ...]]:
     """Divide guests into batches of at most ``most`` files.
 
-    A guest with more files is a batch of its own. If there are no guests, there is one empty batch.
+    A guest with more is a batch of its own. If there are no guests, there is one empty batch.
     """
     batch: list[str] = []
     used = 0
@@ -92,14 +92,14 @@ _ANY_DEVICE = -1
 
 
 def on_any_device(files: Files) -> Files:
-    """Return the files without their devices, whose numbers may differ from host to host."""
+    """Return the files without their devices, whose numbers may differ between hosts."""
     return tuple((_ANY_DEVICE, inode) for _, inode in files)
 
 
 def open_same_files(source: ImageSource, files: Files, observer: ReadObserver | None = None) -> Image:
     """Open an image, and check that its chain consists of the given files.
 
-    :raises ImageError: the chain consists of other files, or the image cannot be opened.
+    :raises ImageError: it consists of other files, or cannot be opened.
     """
     image = open_image(source, observer=observer)
     found = files_of(image)

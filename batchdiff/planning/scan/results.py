@@ -1,4 +1,4 @@
-"""The result of scanning one range, and the combined results of ranges."""
+"""The result of scanning one range, and the combined results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from batchdiff.planning.scan.compare import UNIT
 
 @dataclass(slots=True)
 class RangeResult:
-    """The result of scanning one range, by guest number; guests without differences there are left out.
+    """The result of scanning one range, by guest number.
 
     ``template_units``: how many of the template's units are nonzero or, if it shares blocks, may be: the number
     must not depend on which of them were read for the guests of a job. ``replaced``: in how many of these units a
@@ -34,9 +34,9 @@ class RangeResult:
 class Findings:
     """The combined results, by the names of guests.
 
-    ``sharing``: whether the template shares blocks with other files. ``covered``: by range, the guests with valid
-    results in a checkpoint. ``located``: by a guest's path, its shared or unwritten extents, if they were kept.
-    ``template_units``, by range, and ``replaced``, over all ranges: see :class:`RangeResult`.
+    ``covered``: by range, the guests with valid results in a checkpoint. ``located``: by a guest's path, its
+    shared or unwritten extents, if kept. ``template_units``, by range, and ``replaced``, over all ranges: see
+    :class:`RangeResult`.
     """
 
     sharing: bool
@@ -68,15 +68,12 @@ class Findings:
         return "" if self.sharing else combine_digests(virtual_size, self.digests)
 
     def units(self, name: str) -> Extents:
-        """Return the extents of a guest in 4 KiB units."""
+        """Return a guest's extents in 4 KiB units."""
         found = self.differences.get(name, {})
         return concatenate([found[number] for number in sorted(found)])
 
     def compared(self, name: str) -> tuple[Extents, Similarity]:
-        """Return the extents of a guest in 4 KiB units, and its similarity, counted in whole units.
-
-        If the template shares blocks, all of its units that may be nonzero count as nonzero.
-        """
+        """Return a guest's extents in 4 KiB units, and its similarity, counted in whole units."""
         units = self.units(name)
         cleared, data = units.units(Kind.ZERO), units.units(Kind.DATA)
         equal = sum(self.template_units.values()) - cleared - self.replaced.get(name, 0)

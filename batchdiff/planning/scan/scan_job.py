@@ -23,9 +23,9 @@ from batchdiff.units import format_size
 class ScanJob:
     """A template and the guests to compare with it, as they were when first opened.
 
-    ``guests`` may have an error in the place of a guest, which is then not opened. ``sharing``: whether the
-    template shares blocks with other files. ``shared``: for each guest, the bytes whose blocks it shares with the
-    template at the same offset, or None if the workers have to find them. A task is the number of a range.
+    An error in ``guests`` replaces a guest that is not opened. ``sharing``: whether the template shares blocks
+    with other files. ``shared``: for each guest, its bytes in the template's blocks at the same offset, or None if
+    workers have to find them.
     """
 
     template: ImageSource
