@@ -1,4 +1,4 @@
-"""The scan, here or on other hosts, of all ranges that may have data and that a checkpoint does not cover."""
+"""The scan, here or on other hosts, of ranges that may have data."""
 
 from __future__ import annotations
 
@@ -28,16 +28,15 @@ if TYPE_CHECKING:  # it is needed only with --scheduler
     from batchdiff.planning.remote.remote_scan import RemoteScans
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes done and the total bytes, counted over all images."""
+"""Called with the bytes done and in total, over all images."""
 
 
 @frozen
 class ScanSettings:
-    """The settings of a scan: limits on processes and files, receivers of progress and notices, and a checkpoint.
+    """The settings of a scan.
 
-    ``generator``: this version of batchdiff; only a checkpoint that the same version wrote is used.
-    ``observer`` is called at every read of an image on this host. ``opened`` is called before data is located in
-    each guest, with the number of guests before it. ``remote``: how other hosts scan ranges; None if they do not.
+    ``generator``: this version of batchdiff; only its checkpoints are used. ``opened`` is called before data is
+    located in each guest, with the number of guests before it.
     """
 
     budget: Budget
@@ -63,14 +62,13 @@ def scan_guests(
     *,
     sharing: bool,
 ) -> Findings:
-    """Scan all ranges that may have data, except what the checkpoint covers; return the findings of both.
+    """Scan what the checkpoint does not cover; return the findings of scan and checkpoint.
 
-    ``record``: the template as the plan records it; ``guests``: the guests as the plan records them, by name;
     ``sharing``: whether the template shares blocks with other files.
 
     :raises ImageError: the template cannot be read, or consists of other files now.
-    :raises UsageError: other hosts are to scan ranges, but cannot read the template by themselves.
-    :raises WorkerError: a worker process failed, or other hosts cannot do or finish the scan.
+    :raises UsageError: other hosts are to scan a template that batchdiff reads through QEMU.
+    :raises WorkerError: the scan could not be finished, here or on other hosts.
     """
     findings = Findings(sharing)
     keys = {name: key_of(image) for name, image in guests.items()}
@@ -107,19 +105,13 @@ def scan_guests(
 
 @dataclass(slots=True)
 class _Kinds:
-    """The guests that QEMU exports, those read without QEMU (``native``), and those that cannot be read."""
-
     exported: set[str] = field(default_factory=set)
     native: set[str] = field(default_factory=set)
     unreadable: set[str] = field(default_factory=set)
 
 
 class _Part(NamedTuple):
-    """Guests that are scanned together, and the ranges to scan for them.
-
-    ``exported``: for a part that is scanned here, all guests that QEMU exports, in this part or not; otherwise
-    empty. ``is_remote``: whether other hosts scan this part.
-    """
+    """Guests that are scanned together, and the ranges; ``exported`` may have other guests, too."""
 
     names: tuple[str, ...]
     numbers: list[int]
@@ -128,7 +120,6 @@ class _Part(NamedTuple):
 
 
 def _check_remote(template: Image, remote: RemoteScans | None) -> None:
-    """Raise UsageError if other hosts are to scan ranges, but cannot read the template by themselves."""
     if remote is not None and not is_read_natively(template):
         raise UsageError(
             f"--scheduler cannot be used with the template {template.path}",
@@ -143,7 +134,7 @@ def _parts(
     kinds: _Kinds,
     settings: ScanSettings,
 ) -> list[_Part]:
-    """Divide the scan by the limit on open files. Remote parts come first: connections must end before forks."""
+    """Divide the scan. Remote parts come first: connections must end before forks."""
     most = settings.budget.files
     files = files_to_open(guests, kinds.exported, most)
     remote, local = [], []
@@ -168,7 +159,6 @@ def _results(
     settings: ScanSettings,
     waiting: Callable[[], None],
 ) -> Iterator[RangeResult]:
-    """Yield the results of a part of the scan. ``waiting``: see :func:`run_tasks`."""
     if part.is_remote and settings.remote is not None:
         yield from settings.remote.results(job, template, part.numbers)
         return
@@ -190,10 +180,7 @@ def _ranges(
     common: CommonBlocks | None,
     settings: ScanSettings,
 ) -> tuple[list[int], _Kinds]:
-    """Return the numbers of the ranges to scan, ascending, and the kinds of guests.
-
-    Guests that cannot be read are recorded as failures. ``common``, unless None, maps each of the others.
-    """
+    """Return the ranges to scan, ascending, and the kinds of guests; record failures in ``findings``."""
     kinds = _Kinds()
     found = set(ranges_with_data(template))
     for number, (name, record) in enumerate(guests.items()):
@@ -217,7 +204,7 @@ def _ranges(
 
 
 def ranges_with_data(image: Image) -> Iterator[int]:
-    """Yield the numbers of the ranges in which an image may have data, ascending."""
+    """Yield the ranges in which an image may have data, ascending."""
     at = 0
     while (found := image.next_data(at)) is not None:
         number = found // RANGE
@@ -226,8 +213,6 @@ def ranges_with_data(image: Image) -> Iterator[int]:
 
 
 class _Meter:
-    """A count of the bytes scanned, now or before an interruption. ``of_ranges``: the ranges in progress."""
-
     def __init__(self, template_size: int, guests: Mapping[str, PlannedImage], progress: Progress) -> None:
         self._template_size = template_size
         self._sizes = {name: image.virtual_size for name, image in guests.items()}
@@ -236,34 +221,26 @@ class _Meter:
         self.of_ranges = RangeProgress(RANGE, self.show)
 
     def begin(self, ranges: list[int], groups: dict[tuple[str, ...], list[int]], parts: list[_Part]) -> None:
-        """Set ``done`` and ``total``, in bytes.
-
-        ``groups``: the ranges to scan, by the guests that need them; ``parts``: these ranges as they will be
-        scanned, for at most a batch of guests at a time.
-        """
+        """Set ``done`` and ``total``; ``parts``: the ``groups``, divided into batches."""
         whole = self._bytes_in([(tuple(self._sizes), ranges)])
         self.done = max(whole - self._bytes_in(groups.items()), 0)
         self.total = self.done + self._bytes_in((part.names, part.numbers) for part in parts)
 
     def resumed(self) -> str:
-        """Return the notice that a scan is resumed."""
         done, total = format_size(self.done), format_size(self.total)
         return f"Resuming an interrupted scan: {done} of {total} is already done."
 
     def count(self, number: int, names: tuple[str, ...]) -> None:
-        """Count a range as done for these guests."""
         self.done += self._bytes_of(number, names)
         self.of_ranges.end(number)
         self.show()
 
     def show(self) -> None:
-        """Report the bytes of the ranges that are done, and of those in progress."""
         self._progress(min(self.done + self.of_ranges.scanned, self.total), self.total)
 
     def _bytes_in(self, parts: Iterable[tuple[tuple[str, ...], list[int]]]) -> int:
         return sum(self._bytes_of(number, names) for names, numbers in parts for number in numbers)
 
     def _bytes_of(self, number: int, names: tuple[str, ...]) -> int:
-        """Return the bytes of a range in the template and these guests."""
         sizes = [self._template_size, *(self._sizes[name] for name in names)]
         return sum(min(max(size - number * RANGE, 0), RANGE) for size in sizes)

@@ -1,4 +1,4 @@
-"""The part of a guest's plan about sharing blocks in place, as its strategy or the alternative to an overlay."""
+"""A guest's plan to share blocks in place, as its strategy or the alternative to an overlay."""
 
 from __future__ import annotations
 
@@ -29,10 +29,9 @@ def or_share(
     units: Callable[[], Extents],
     known: ExtentTable | None,
 ) -> GuestPlan:
-    """Return the plan of a guest with the strategy overlay; add what sharing would save, if that can be found.
+    """Return the plan, with what sharing would save instead of its overlay, if that can be found.
 
-    ``template``: None if no file can share blocks with it. ``units`` is called only if needed; for the extents
-    that it returns, and for ``known``, see :func:`survey_sharing`.
+    ``template``: None if no file can share blocks with it. ``units``, ``known``: see :func:`survey_sharing`.
     """
     if template is None or plan.diff is None or obstacle_to_sharing(template.image, guest) is not None:
         return plan
@@ -53,8 +52,8 @@ def plan_to_share(  # noqa: PLR0913, PLR0917  # one caller
 ) -> GuestPlan:
     """Return the plan of a guest with the strategy share.
 
-    ``overlay``: the guest's plan if it got an overlay, None if no overlay with its options is possible. ``known``:
-    see :func:`survey_sharing`. ``minimum``: see :func:`sharing_verdict`.
+    ``overlay``: its plan for an overlay, None if none is possible. ``known``: see :func:`survey_sharing`.
+    ``minimum``: see :func:`sharing_verdict`.
 
     :raises ImageError: a table or the filesystem cannot be read.
     """

@@ -23,11 +23,7 @@ _INSTEAD = f"use `strategy: {Strategy.OVERLAY}` for this guest"
 
 
 def without_unshareable(parts: list[Part], template: Image, observer: ReadObserver | None = None) -> list[Part]:
-    """Return the parts of a plan; refuse guests that are to share blocks with the open template but cannot.
-
-    A guest that is to share blocks is also refused if it cannot be opened. ``observer`` is called at every read of
-    a guest.
-    """
+    """Return the parts; refuse guests that are to share blocks but cannot, or cannot be opened."""
     return [
         _decided(part, template, observer)
         if isinstance(part, Candidate) and part.entry.strategy is Strategy.SHARE
@@ -46,7 +42,7 @@ def _decided(candidate: Candidate, template: Image, observer: ReadObserver | Non
 
 
 def why_not_shareable(template: Image, guest: Image) -> str:
-    """Return why two open images cannot share any block, and what to do instead; empty if they may be able to."""
+    """Return why two images cannot share any block, and what to do instead; empty if they may be able to."""
     if is_exported(template) or is_exported(guest):
         whose = "the template's" if is_exported(template) else "its"
         return f"only QEMU can read {whose} data, because it is compressed or encrypted; {_INSTEAD}"
@@ -55,13 +51,12 @@ def why_not_shareable(template: Image, guest: Image) -> str:
 
 
 def can_be_shared(template: Image) -> bool:
-    """Return whether other files could share blocks with some file of an open template."""
+    """Return whether other files could share blocks with some file of a template."""
     files = [layer.fd for layer in template.layers]
     return not is_exported(template) and any(why_not_shared(each, each) is None for each in files)
 
 
 def _why_unchangeable(guest: Image) -> str:
-    """Return why the blocks of one of a guest's files cannot be replaced; empty if no reason was found."""
     return next(filter(None, map(_why_fixed, guest.own_files)), "")
 
 

@@ -7,9 +7,8 @@
     equal data           |       |...............|                  |..........|
     minus what is already shared with the template -> the runs in the plan
 
-If both images are raw, what is already shared is usually subtracted exactly
-(:mod:`~batchdiff.image.storage.raw_shareable`). Otherwise, the plan has all equal runs of a stretch of 64 MiB if
-anything in the stretch is left to share, and none if nothing is.
+If both images are raw, what is already shared is usually subtracted exactly. Otherwise, the plan has all equal
+runs of each stretch of 64 MiB in which anything is left to share.
 """
 
 from __future__ import annotations
@@ -39,9 +38,9 @@ def survey_sharing(
 ) -> Sharing:
     """Return the space that a guest gives back if it shares the blocks that equal the template's.
 
-    ``units``: the guest's extents in units of 4 KiB. ``known``: the shared or unwritten extents of its file, if it
-    was mapped before (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`). ``allocated``: the bytes that
-    the guest takes on disk now.
+    ``units``: in units of 4 KiB. ``known``: the result of
+    :func:`~batchdiff.image.storage.shared_blocks.raw_extents`, if the guest was mapped before. ``allocated``: the
+    bytes that the guest takes on disk now.
 
     :raises ImageError, OSError: a table or the filesystem cannot be read.
     """
@@ -69,10 +68,7 @@ def survey_sharing(
 
 
 def equal_runs(units: Extents, size: int) -> BlockRuns:
-    """Return the starts and ends, in bytes, of a disk's runs in which no unit differs from the template.
-
-    ``size``: the length of the disk up to which runs are returned.
-    """
+    """Return the starts and ends, in bytes, of the runs before ``size`` in which no unit differs."""
     differ = (units.kind == Kind.DATA) | (units.kind == Kind.ZERO)
     starts = np.concatenate([[0], units.end[differ] * UNIT])
     ends = np.minimum(np.concatenate([units.first[differ] * UNIT, [size]]), size)
@@ -87,7 +83,7 @@ def _units_of(raw: RawShareable) -> Runs:
 
 
 def stretches_with_data(guest: Image, ranges: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Yield the parts of ascending ranges that lie in stretches of 64 MiB where a guest may have data."""
+    """Yield the parts of ascending ranges in stretches of 64 MiB where a guest may have data."""
     first = last = 0  # the stretch with the next data
     for start, end in ranges:
         at = start
@@ -105,14 +101,12 @@ def stretches_with_data(guest: Image, ranges: Iterator[tuple[int, int]]) -> Iter
 
 @dataclass(slots=True)
 class _Survey:
-    """Sums of bytes over a guest's stretches, and the equal units of stretches with anything to share."""
-
     shareable: int = 0
     unfit: int = 0
     _found: list[tuple[int, int, int]] = field(default_factory=list)
 
     def ranges(self, stretches: Iterator[SharedStretch]) -> Iterator[ShareableRange]:
-        """Yield the shareable ranges of stretches, and include each stretch in the sums."""
+        """Yield the shareable ranges, and include each stretch in the sums."""
         for stretch in stretches:
             self.unfit += stretch.unfit
             self.shareable += sum(each.length for each in stretch.ranges)
@@ -124,5 +118,4 @@ class _Survey:
 
     @property
     def runs(self) -> Runs:
-        """The equal runs of the stretches with anything to share, merged."""
         return runs_of(from_runs(self._found))[0]

@@ -22,16 +22,14 @@ from batchdiff.planning.scan.spans import Span, Spans, span_units
 from batchdiff.units import MIB
 
 _WINDOWS_IN_CLUSTER = 2 * MIB // WINDOW
-"""The number of windows in a cluster of the maximum size."""
 
 
 @dataclass(slots=True)
 class RangeFindings:
-    """The findings of a range, collected while it is scanned.
+    """The findings of a range.
 
-    ``equal``: by window, the kinds of a guest that equals the template there. ``kinds``: by guest and window, the
-    kinds of a window that was found to differ. ``holes``: by guest, a flag for each window: whether the guest is
-    known to be all zeros there without being read.
+    ``equal``: by window, the kinds of a guest that equals the template there. ``kinds``: by guest and window, for
+    windows that differ. ``holes``: by guest and window, whether metadata shows the guest to be all zeros there.
     """
 
     equal: Kinds
@@ -40,13 +38,13 @@ class RangeFindings:
     digest: RangeDigest = field(default_factory=RangeDigest)
 
     def note_holes(self, first: int, holes: dict[int, Flags]) -> None:
-        """Set the flags of windows from ``first`` on, by guest."""
+        """Set the flags of windows from ``first`` on."""
         for guest, hollow in holes.items():
             known = self.holes.setdefault(guest, np.zeros(len(self.equal), dtype=np.bool_))
             known[first : first + len(hollow)] = hollow
 
     def differences(self, failed: Container[int], first_unit: int) -> dict[int, Extents]:
-        """Return the extents of each guest that differs and has not failed; the range starts at ``first_unit``."""
+        """Return the extents of each guest that differs and has not failed."""
         guests = sorted(guest for guest in self.kinds.keys() | self.holes.keys() if guest not in failed)
         nowhere = np.zeros(len(self.equal), dtype=np.bool_)
         there = self.equal.any(axis=1)
@@ -59,7 +57,7 @@ class RangeFindings:
 
 
 def replace_span(around: Kinds, kinds: Kinds, span: Span) -> Kinds:
-    """Return the kinds of a window: ``kinds`` inside the span, ``around`` outside."""
+    """Return ``kinds`` inside the span, ``around`` outside."""
     whole, units = around.copy(), span_units(span)
     whole[units] = kinds[units]
     return whole
@@ -72,7 +70,7 @@ def assume_data(equal: Kinds, there: Spans) -> None:
 
 
 def replaced_units(kinds: dict[int, Kinds], equal: Kinds) -> int:
-    """Return the number of units that are nonzero in ``equal`` and in which a guest has other data."""
+    """Return the number of units, nonzero in ``equal``, in which a guest has other data."""
     if not kinds:
         return 0
     found = np.stack(list(kinds.values()))
@@ -80,10 +78,9 @@ def replaced_units(kinds: dict[int, Kinds], equal: Kinds) -> int:
 
 
 def join_windows(kinds: dict[int, Kinds], trimmed: Flags, equal: Kinds, first_unit: int) -> Extents:
-    """Return the extents of a range; ``trimmed``: flags of windows that differ because a guest has zeros there.
+    """Return the extents of a range; ``trimmed``: windows that differ because a guest has zeros there.
 
-    A window without differences is included if another window in the same aligned 2 MiB, the maximum cluster size,
-    differs: folding to clusters needs the kinds of all units of a cluster.
+    All windows of an aligned 2 MiB, the maximum cluster size, are included if one differs: folding needs them.
     """
     differs = trimmed.copy()
     differs[list(kinds)] = True

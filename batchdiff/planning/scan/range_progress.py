@@ -1,6 +1,6 @@
-"""The progress within ranges that are being scanned, in memory that the planner shares with forked workers.
+"""The progress within ranges, in memory that the planner shares with forked workers.
 
-With many guests, a range takes many seconds, so whole ranges are too coarse to show progress by.
+With many guests, a range can take many seconds.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ import time
 from collections.abc import Callable, Sequence
 
 _CELLS = 512
-"""The process ID determines a process's cell. If two processes share one, which is rare, too little is shown."""
+"""The process ID determines a process's cell: if two processes share one, too little is shown."""
 
 _BETWEEN_REPORTS = 0.2
-"""The minimum number of seconds between two reports of a process."""
+"""In seconds."""
 
 
 class RangeProgress:
-    """The bytes scanned so far of each range that is in progress on this host, counted over all its images."""
+    """The bytes scanned of each range in progress on this host, over all its images."""
 
     def __init__(self, range_size: int, advanced: Callable[[], None]) -> None:
-        """Begin with no range. ``advanced`` is called after each report by this process, not by its workers."""
+        """Call ``advanced`` after reports by this process, not by its workers."""
         self._range_size = range_size
         self._advanced = advanced
-        self._cells = memoryview(mmap.mmap(-1, 16 * _CELLS)).cast("q")  # forked workers share it
+        self._cells = memoryview(mmap.mmap(-1, 16 * _CELLS)).cast("q")
         self._planner = os.getpid()
         self._next = time.monotonic() + _BETWEEN_REPORTS
 
@@ -33,7 +33,7 @@ class RangeProgress:
         return RangeProgress, (self._range_size, _ignore)
 
     def reach(self, number: int, offset: int, sizes: Sequence[int]) -> None:
-        """Report, if it is time, that range ``number`` is scanned up to ``offset`` of disks of these sizes."""
+        """Report, if it is time, that a range is scanned up to ``offset`` of disks of these sizes."""
         if (now := time.monotonic()) < self._next:
             return
         self._next = now + _BETWEEN_REPORTS
@@ -45,14 +45,14 @@ class RangeProgress:
             self._advanced()
 
     def end(self, number: int) -> None:
-        """Forget range ``number``, which is done."""
+        """Forget a range that is done."""
         for cell in range(0, len(self._cells), 2):
             if self._cells[cell] == number:
                 self._cells[cell + 1] = 0
 
     @property
     def scanned(self) -> int:
-        """The bytes scanned so far of all ranges in progress."""
+        """The bytes scanned of all ranges in progress."""
         return sum(self._cells[1::2])
 
 

@@ -29,26 +29,26 @@ from batchdiff.planning.scan.reopening import Files, open_same_files, reopen
 from batchdiff.units import GIB, KIB, align_up, format_size
 
 STRETCH = GIB
-"""Bytes of a guest's disk in one task: few enough to show progress, and to divide a large guest among workers."""
+"""Bytes of a task: few enough to show progress, and to divide a large guest among workers."""
 
 _GAP = 64 * KIB
-"""The maximum number of equal bytes between two granules that are read, too: that is faster than another call."""
+"""Gaps of up to this many bytes are read, too: that is faster than another call."""
 
 
 class Granules(NamedTuple):
-    """The extents of an older plan, which cover all differences of a guest, in granules of ``size`` bytes."""
+    """Extents in an older plan, which cover all differences of a guest, in granules of ``size`` bytes."""
 
     extents: Extents
     size: int
 
     def within(self, stretch: int) -> Extents:
-        """Return the part of the extents in a stretch of the disk."""
+        """Return the part in a stretch of the disk."""
         per_stretch = STRETCH // self.size
         return extents_between(self.extents, stretch * per_stretch, (stretch + 1) * per_stretch)
 
 
 class StretchResult(NamedTuple):
-    """The extents of a stretch in units of 4 KiB, none if the guest cannot share blocks; or why reading failed."""
+    """The extents of a stretch in units of 4 KiB, or why reading failed."""
 
     name: str
     stretch: int
@@ -60,9 +60,7 @@ class StretchResult(NamedTuple):
 class RefineJob:
     """Guests whose differences are read again if they can share blocks with the template.
 
-    ``files``: the template's files when it was first opened. ``observer`` is called at every read.
-
-    A task is the name of a guest and the number of a stretch (:class:`~batchdiff.planning.scan.executor.Job`).
+    ``files``: the template's files when it was first opened.
     """
 
     template: ImageSource
@@ -72,7 +70,7 @@ class RefineJob:
     observer: ReadObserver | None = None
 
     def tasks(self) -> list[tuple[str, int]]:
-        """Return a task for each stretch in which the older plan has extents of a guest."""
+        """Return a task for each stretch in which a guest has granules."""
         return [
             (name, stretch)
             for name, granules in self.granules.items()
@@ -80,13 +78,13 @@ class RefineJob:
         ]
 
     def bytes_of(self, name: str, stretch: int) -> int:
-        """Return the bytes of a task's granules in the template and the guest together."""
+        """Return the bytes of a task's granules in both images."""
         granules = self.granules[name]
         return 2 * granules.size * int(granules.within(stretch).count.sum())
 
     @contextmanager
     def begin(self) -> Iterator[Callable[[tuple[str, int]], StretchResult]]:
-        """Open the template, and yield the function that reads a stretch of a guest.
+        """Open the template, and yield the function that does a task.
 
         :raises ImageError: the template cannot be opened, or consists of other files now.
         """
@@ -94,7 +92,7 @@ class RefineJob:
             yield partial(self._refine, template)
 
     def describe(self, task: tuple[str, int]) -> str:
-        """Describe the work on a stretch, for messages."""
+        """Describe a task, for messages."""
         name, stretch = task
         return f"rereading the differences of guest {name} from {format_size(stretch * STRETCH)} on"
 
@@ -112,7 +110,7 @@ class RefineJob:
 
 
 def refine_granules(template: Image, guest: Image, granules: Extents, granule: int) -> Extents:
-    """Compare granules of ``granule`` bytes with the template; return the guest's extents there in units of 4 KiB.
+    """Compare granules of ``granule`` bytes; return the guest's extents there in units of 4 KiB.
 
     :raises ImageError: an image cannot be read.
     """
@@ -129,7 +127,7 @@ def refine_granules(template: Image, guest: Image, granules: Extents, granule: i
 
 
 def _pieces(granules: Extents, granule: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield the starts and ends, in bytes, of granules: in whole units, joined over small gaps, cut to windows."""
+    """Yield the byte ranges of granules, in whole units, joined over small gaps, cut to windows."""
     starts = granules.first * granule // UNIT * UNIT
     ends = np.minimum(-(-granules.end * granule // UNIT) * UNIT, size)
     apart = starts[1:] > ends[:-1] + _GAP

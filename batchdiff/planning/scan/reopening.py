@@ -1,13 +1,11 @@
-"""Open planned images again only while they are needed: a fleet of any size stays within the limit on open files.
+"""Open planned images again only while they are needed, because the number of open files is limited.
 
 ::
 
     a limit of 256     | ours | workers' pipes | template |  files of the guests of one batch  |
 
-The guests of a batch are scanned together, so the template is read once for each batch: if 1,000 guests are as
-large as the template and all is read, 5 batches read 0.4% more than one.
-
-An image can be changed or replaced while it is closed, so its fingerprints are compared each time it is reopened.
+Each batch reads the template again. An image can be changed or replaced while it is closed, so its fingerprints
+are compared each time it is reopened.
 """
 
 from __future__ import annotations
@@ -25,30 +23,30 @@ from batchdiff.image_source import ImageSource
 from batchdiff.plan.plan import PlannedImage
 
 _OURS = 12
-"""The number of files that may be open in addition to those of images: /proc, folders, the checkpoint."""
+"""Descriptors for files other than images: /proc, folders, the checkpoint."""
 
 _OF_A_WORKER = 3
 """The planner's descriptors for a worker: its pipe, and two that multiprocessing keeps."""
 
 
 class Budget(NamedTuple):
-    """The maximum numbers of processes that scan (``jobs``), and of guests' files that each of them has open."""
+    """The maximum numbers of processes, and of guests' files that each has open."""
 
     jobs: int
     files: int
 
 
 def budget(jobs: int, template_files: int) -> Budget:
-    """Divide the free descriptors; allow at least one job and one file, even if too few descriptors are free."""
+    """Divide the free descriptors; allow at least one job and one file."""
     free = free_descriptors() - _OURS - template_files
     jobs = max(min(jobs, free // (2 * _OF_A_WORKER)), 1)
     return Budget(jobs, max(free - (jobs * _OF_A_WORKER if jobs > 1 else 0), 1))
 
 
 def batches(guests: Sequence[str], files: Mapping[str, int], most: int) -> Iterator[tuple[str, ...]]:
-    """Divide guests into batches of at most ``most`` files; ``files`` has the number of each guest's files.
+    """Divide guests into batches of at most ``most`` files.
 
-    A guest with more files is a batch of its own. If there are no guests, there is one empty batch.
+    A guest with more is a batch of its own. If there are no guests, there is one empty batch.
     """
     batch: list[str] = []
     used = 0
@@ -62,14 +60,14 @@ def batches(guests: Sequence[str], files: Mapping[str, int], most: int) -> Itera
 
 
 def reopen(record: PlannedImage, observer: ReadObserver | None = None) -> Image:
-    """Open a planned image again. ``observer`` is called at every read of the image.
+    """Open a planned image again.
 
     :raises ImageError: it changed since it was first opened, or cannot be opened.
     """
     try:
         image = open_image(record.source, observer=observer)
     except ImageError as error:
-        # A change of the image is the likely cause of the error, so report the change.
+        # A change is the likely cause of the error, so report it.
         now = tuple(fingerprint_at(path) or NO_FILE for path in record.paths)
         if NO_FILE not in now and (changes := record.changes(now)):
             raise changed_meanwhile(changes) from error
@@ -94,14 +92,14 @@ _ANY_DEVICE = -1
 
 
 def on_any_device(files: Files) -> Files:
-    """Return the files without their devices, whose numbers may differ from host to host."""
+    """Return the files without their devices, whose numbers may differ between hosts."""
     return tuple((_ANY_DEVICE, inode) for _, inode in files)
 
 
 def open_same_files(source: ImageSource, files: Files, observer: ReadObserver | None = None) -> Image:
     """Open an image, and check that its chain consists of the given files.
 
-    :raises ImageError: the chain consists of other files, or the image cannot be opened.
+    :raises ImageError: it consists of other files, or cannot be opened.
     """
     image = open_image(source, observer=observer)
     found = files_of(image)
@@ -119,6 +117,6 @@ def open_same_files(source: ImageSource, files: Files, observer: ReadObserver | 
 
 
 def changed_meanwhile(changes: str) -> ImageError:
-    """Return the error for an image that changed since it was first opened; ``changes`` describes how."""
+    """Return the error for an image that changed since it was first opened."""
     why = f"it changed while this command was running ({changes})"
     return ImageError(f"{why}. Shut down any VM that uses it, and run the same command again")

@@ -1,4 +1,4 @@
-"""The result of scanning one range, and the results of all ranges, combined in any order."""
+"""The result of scanning one range, and the combined results."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from batchdiff.planning.scan.compare import UNIT
 
 @dataclass(slots=True)
 class RangeResult:
-    """The result of scanning one range, by guest number; guests without differences there are left out.
+    """The result of scanning one range, by guest number.
 
-    ``template_units``: the number of the template's units in the range that are nonzero or, if the template shares
-    blocks, that may be: the number must not depend on which of them were read for the guests of a job.
-    ``replaced``: by guest, the number of these units in which the guest has other data.
+    ``template_units``: how many of the template's units are nonzero or, if it shares blocks, may be: the number
+    must not depend on which of them were read for the guests of a job. ``replaced``: in how many of these units a
+    guest has other data.
     """
 
     number: int
@@ -34,11 +34,9 @@ class RangeResult:
 class Findings:
     """The combined results, by the names of guests.
 
-    ``sharing``: whether the template shares blocks with other files. ``template_units``: by range, and
-    ``replaced``: by guest, over all ranges: see :class:`RangeResult`.
-
-    ``covered``: for each range with valid results in a checkpoint, the guests that these cover. ``located``: by a
-    guest's path, its extents that are shared or unwritten, if it was mapped and these were kept.
+    ``covered``: by range, the guests with valid results in a checkpoint. ``located``: by a guest's path, its
+    shared or unwritten extents, if kept. ``template_units``, by range, and ``replaced``, over all ranges: see
+    :class:`RangeResult`.
     """
 
     sharing: bool
@@ -51,7 +49,7 @@ class Findings:
     located: dict[str, ExtentTable] = field(default_factory=dict)
 
     def add(self, result: RangeResult, names: Sequence[str | None]) -> None:
-        """Add the result of one range. Guest number N is called ``names[N]``; if that is None, it is left out."""
+        """Add the result of one range; leave out guests whose name is None."""
         if result.template_digest is not None:
             self.digests[result.number] = result.template_digest
         self.template_units[result.number] = result.template_units
@@ -66,19 +64,16 @@ class Findings:
                 self.failures[name] = error
 
     def digest(self, virtual_size: int) -> str:
-        """Return the template's digest; empty if the template shares blocks, and so was not read in full."""
+        """Return the template's digest; empty if the template shares blocks."""
         return "" if self.sharing else combine_digests(virtual_size, self.digests)
 
     def units(self, name: str) -> Extents:
-        """Return the extents of a guest in 4 KiB units."""
+        """Return a guest's extents in 4 KiB units."""
         found = self.differences.get(name, {})
         return concatenate([found[number] for number in sorted(found)])
 
     def compared(self, name: str) -> tuple[Extents, Similarity]:
-        """Return the extents of a guest in 4 KiB units, and its similarity, counted in whole units.
-
-        If the template shares blocks, all of its units that may be nonzero count as nonzero.
-        """
+        """Return a guest's extents in 4 KiB units, and its similarity, counted in whole units."""
         units = self.units(name)
         cleared, data = units.units(Kind.ZERO), units.units(Kind.DATA)
         equal = sum(self.template_units.values()) - cleared - self.replaced.get(name, 0)

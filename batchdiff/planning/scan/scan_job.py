@@ -23,14 +23,9 @@ from batchdiff.units import format_size
 class ScanJob:
     """A template and the guests to compare with it, as they were when first opened.
 
-    A guest that is known to be unreadable is not opened: ``guests`` has the error in its place.
-
-    ``files``: the template's files at that time. ``sharing``: whether the template shares blocks with other files,
-    possibly the guests. ``shared``: for each guest, the bytes whose blocks it shares with the template at the same
-    offset, or None if the workers have to find them; empty if not ``sharing``. ``observer`` is called at every
-    read. ``progress`` counts bytes within ranges.
-
-    A task is the number of a range (:class:`~batchdiff.planning.scan.executor.Job`).
+    An error in ``guests`` replaces a guest that is not opened. ``sharing``: whether the template shares blocks
+    with other files. ``shared``: for each guest, its bytes in the template's blocks at the same offset, or None if
+    workers have to find them.
     """
 
     template: ImageSource
@@ -77,7 +72,7 @@ class ScanJob:
             scanner.close()
 
     def describe(self, number: int) -> str:
-        """Describe the work on a range, for messages."""
+        """Describe a task, for messages."""
         start = number * RANGE
         return (
             f"scanning bytes {start} to {start + RANGE} (starting at {format_size(start)}) of the template and its"

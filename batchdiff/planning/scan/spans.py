@@ -16,14 +16,14 @@ from collections.abc import Iterable
 from batchdiff.planning.scan.compare import UNIT
 
 Span = tuple[int, int]
-"""First byte and exclusive end, counted from the start of a window: multiples of the unit."""
+"""First byte and exclusive end in a window: multiples of the unit."""
 
 Spans = dict[int, Span]
-"""The span of each window that has one, by window number."""
+"""Spans by window number."""
 
 
 def spans_by_window(pieces: Iterable[tuple[int, int]], begin: int, window: int, unit: int) -> Spans:
-    """Return the spans of pieces (start, end); windows of ``window`` bytes are counted from offset ``begin``."""
+    """Return the spans of pieces (start, end); windows are counted from offset ``begin``."""
     found: Spans = {}
     for start, end in pieces:
         first, last = (start - begin) // window, (end - 1 - begin) // window
@@ -47,7 +47,7 @@ def merge_spans(each: Iterable[Spans]) -> Spans:
 
 
 def subtract(pieces: list[tuple[int, int]], settled: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return pieces (start, end) without the parts in ``settled``; both lists are sorted and disjoint."""
+    """Return pieces without the parts in ``settled``; both lists are sorted and disjoint."""
     if not settled:
         return pieces
     left = []

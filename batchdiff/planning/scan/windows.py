@@ -1,13 +1,10 @@
-"""The segments of images in a stretch of windows: only those to be read, and a bounded number of them.
+"""The segments of images in a stretch of windows: only those to be read.
 
 ::
 
     segments of a guest    |    ZERO    |FILE|       ZERO       |FILE|
     windows                |  0  |  1  |  2  |  3  |  4  |  5  |  6  |
     kept                               |2: ..|                 |6: ..|    of windows with bytes to read
-
-A stretch has about as many windows as fit: a whole range for a thousand almost empty guests, perhaps a single
-window for many guests whose clusters are in random order.
 """
 
 from __future__ import annotations
@@ -21,22 +18,19 @@ from batchdiff.planning.scan.spans import Spans, spans_by_window, subtract
 from batchdiff.qcow2.entries import Origin
 
 MOST_KEPT = 32768
-"""The maximum number of segments and windows kept at a time for all images: about 13 MiB, 400 bytes each."""
+"""Segments and windows to keep at a time for all images: about 13 MiB, 400 bytes each."""
 
 
 @frozen
 class WindowMap:
-    """The spans of an image to be read, and its segments, both by window.
-
-    To save memory, ``segments`` may be empty: those of a window must then be looked up.
-    """
+    """The spans of an image to be read, and its segments (if empty, look them up), by window."""
 
     spans: Spans
     segments: dict[int, list[Segment]]
 
     @property
     def kept(self) -> int:
-        """The number of windows and segments, which :data:`MOST_KEPT` limits."""
+        """The number of windows and segments."""
         return len(self.spans) + sum(map(len, self.segments.values()))
 
 
@@ -46,16 +40,15 @@ def map_windows(segments: list[Segment], begin: int, needed: Spans) -> WindowMap
 
 
 def spans_to_read(segments: list[Segment], begin: int, settled: list[tuple[int, int]]) -> Spans:
-    """Return the spans of an image to be read: all segments but those of zeros, without the settled bytes."""
+    """Return the spans of an image to be read: all but zeros and the settled bytes."""
     there = [(segment.start, segment.end) for segment in segments if segment.origin is not Origin.ZERO]
     return spans_by_window(subtract(there, settled), begin, WINDOW, UNIT)
 
 
 def leave_out_holes(wanted: Spans, own: list[Segment], begin: int, windows: int) -> tuple[Spans, Flags]:
-    """Return the wanted spans outside hollow windows, and for each window, whether it is hollow.
+    """Return the wanted spans outside hollow windows, and which windows are hollow.
 
-    A window is hollow if a guest's ``own`` segments have nothing but zeros there. Windows are numbered from offset
-    ``begin``. Checking hollow windows one by one took nine tenths of the time to plan a fleet of trimmed guests.
+    A window is hollow if a guest's ``own`` segments have nothing but zeros there.
     """
     hollow = np.ones(windows, dtype=np.bool_)
     for start, end, origin, _, _ in own:
@@ -66,20 +59,20 @@ def leave_out_holes(wanted: Spans, own: list[Segment], begin: int, windows: int)
 
 
 class Stride:
-    """The number of windows mapped at a time, found by trial: the count of segments is not known beforehand."""
+    """The number of windows to map at a time, found by trial."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self.windows = 1
 
     def fits(self, kept: int, windows: int) -> bool:
-        """Return True if so many windows can be mapped together; otherwise, halve the number to try next."""
+        """Return whether so many windows fit; if not, halve the number to try next."""
         if kept <= MOST_KEPT or windows == 1:
             return True
         self.windows = windows // 2
         return False
 
     def lengthen_after(self, kept: int) -> None:
-        """Double the number of windows, up to the maximum, if twice as many would fit easily."""
+        """Double the number, up to the maximum, if twice as many would fit easily."""
         if kept <= MOST_KEPT // 4:
             self.windows = min(self.windows * 2, self._most)

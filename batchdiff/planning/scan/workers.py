@@ -5,7 +5,7 @@
     planner   task -> pipe 1 -> worker 1 -> result      A worker's death closes its pipe: the planner knows
               task -> pipe 2 -> worker 2 -> result      its current task, and the signal that killed it.
 
-If only one worker is asked for, the planner does the tasks itself.
+If one worker is asked for, the planner does the tasks itself.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from batchdiff.signals import HELD, held_signals, signal_name
 _context = multiprocessing.get_context("fork")
 
 _BETWEEN_LOOKS = 0.5
-"""Seconds for which the planner waits for a result before it calls ``waiting``."""
+"""In seconds."""
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class _Worker(Generic[Task]):
 
 
 class _PoolError(WorkerError):
-    """A failure of a worker, or of the planner without workers; its remedy still lacks the command's outcome."""
+    """A failure whose remedy still lacks the command's outcome."""
 
 
 def run_tasks(
@@ -53,8 +53,8 @@ def run_tasks(
 ) -> Iterator[Result]:
     """Run the tasks in up to ``workers`` processes: see :class:`~batchdiff.planning.scan.executor.Executor`.
 
-    The job is not pickled. ``outcome``: how the command ends, as the first sentence of a WorkerError's remedy.
-    ``waiting`` is called now and then while no result comes from forked workers.
+    ``outcome``: the first sentence of a WorkerError's remedy. ``waiting`` is called now and then while no result
+    comes from forked workers.
     """
     try:
         yield from _results(job, tasks, workers, waiting)
@@ -74,7 +74,7 @@ def _results(
     worker: _Worker[Task]
     result: Result
     try:
-        # First one task for each worker; after that, the next task for the worker that finishes first.
+        # First one task for each worker, then the next for the worker that finishes first.
         for task in tasks:
             if len(running) < workers:
                 _give(_started_worker(job, task, running), job, task)
@@ -109,10 +109,7 @@ def _without_workers(job: Job[Task, Result], tasks: Iterable[Task]) -> Iterator[
 
 
 def _started_worker(job: Job[Task, Result], task: Task, workers: dict[Connection, _Worker[Task]]) -> _Worker[Task]:
-    """Start a worker, and add it to ``workers``; none of the HELD signals can come in between.
-
-    :raises WorkerError: the system lacks processes, memory or descriptors for the worker.
-    """
+    """Start a worker, and add it to ``workers``; none of the HELD signals can come in between."""
     try:
         ours, theirs = _context.Pipe()
     except OSError as error:
