@@ -10,7 +10,7 @@ from batchdiff.units import format_size
 
 
 def guest_lines(manifest: Manifest) -> Iterator[str]:
-    """Yield a printable line for the template, then one for each guest; guests that were not chosen come last."""
+    """Yield printable lines: the template, the guests, then those that were not chosen."""
     template = manifest.template
     yield printable(f"template: {template.path} ({template.format})")
     for guest in manifest.guests:

@@ -1,10 +1,10 @@
-"""A map of the parts of a guest's disk that differ from the template: shares for each of 400 bins; pure.
+"""A map of the parts of a guest's disk that an overlay stores; pure.
 
 ::
 
     0 ............ the largest disk of the plan ............  400 bins, the same for all guests
-    data    0  0  .3 1  1  0  0  0  .01  0     the share of each bin that an overlay stores as data
-    zeros   0  0  0  0  0  .5 1  1  0    0     the share of each bin that it stores as zeros
+    data    0  0  .3 1  1  0  0  0  .01  0     the share of each bin that is stored as data
+    zeros   0  0  0  0  0  .5 1  1  0    0     the same for zeros
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ Shares = npt.NDArray[np.float64]
 
 
 class ChangeMap(NamedTuple):
-    """The share of each bin that an overlay of the guest stores as data, and as zeros."""
+    """The share of each bin that an overlay stores as data, and as zeros."""
 
     data: Shares
     zeros: Shares
 
 
 def change_map(diff: Diff, scale: int) -> ChangeMap:
-    """Return a guest's map. The bins divide ``scale`` bytes; the guest's disk may be smaller.
+    """Return a guest's map, whose bins divide ``scale`` bytes; the disk may be smaller.
 
-    :raises ValueError: a run is empty, or the runs are not sorted, disjoint and merged.
+    :raises ValueError: the extents are invalid.
     """
     extents = extents_of(diff)
     return ChangeMap(*(_shares(extents.pairs(kind) * diff.unit, scale) for kind in (Kind.DATA, Kind.ZERO)))
 
 
 def _shares(runs: npt.NDArray[np.int64], scale: int) -> Shares:
-    """Return the share of each bin that runs of bytes cover; ``runs`` has the shape (runs, 2): start, length."""
+    """Return the share of each bin that ``runs`` cover: rows of start and length, in bytes."""
     if not len(runs):
         return np.zeros(BINS)
     start, length = runs[:, 0], runs[:, 1]

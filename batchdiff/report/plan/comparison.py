@@ -1,4 +1,4 @@
-"""The comparison of two plans: savings, template, guests, verdicts and overlay sizes; pure."""
+"""The comparison of two plans; pure."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from batchdiff.report.printable import printable
 from batchdiff.units import few, format_size
 
 NOTHING_DONE: Mapping[str, Conversion] = MappingProxyType({})
-"""No guest of the older plan was converted, or the journal of that plan is not known."""
 
 
 class SizeChange(NamedTuple):
-    """A guest whose overlay has a different size in the newer plan; sizes are in bytes."""
+    """The sizes of a guest's overlay in both plans, in bytes."""
 
     name: str
     before: int
@@ -31,7 +30,7 @@ class SizeChange(NamedTuple):
 class PlanComparison(NamedTuple):
     """The differences between an older plan and a newer one.
 
-    ``verdicts``: the name, the old verdict and the new verdict of each guest whose verdict differs.
+    ``verdicts``: name, old and new verdict of each guest whose verdict differs.
     """
 
     older: Plan
@@ -71,7 +70,7 @@ def _by_name(plan: Plan) -> dict[str, GuestPlan]:
 def sentences(found: PlanComparison, conversions: Mapping[str, Conversion] = NOTHING_DONE) -> Iterator[str]:
     """Yield the comparison in printable sentences, the savings first.
 
-    ``conversions``: the results of the conversions with the older plan, by guest name.
+    ``conversions``: those with the older plan, by guest name.
     """
     old, new = found.older.totals, found.newer.totals
     saved = [_amount(each.saved_bytes, each.exactness) for each in (old, new)]
@@ -102,11 +101,9 @@ def sentences(found: PlanComparison, conversions: Mapping[str, Conversion] = NOT
 
 
 def _is_template_changed(found: PlanComparison) -> bool:
-    """Return whether the template's content has changed.
+    """Return whether the template's content has, or may have, changed.
 
-    A plan has no digest if the template shares blocks with other files, as it does once guests share its blocks.
-    If either plan has none, the number and the sizes of the template's files and the times of their last writes
-    decide; a copy that preserves times counts as unchanged.
+    Without both digests, a copy that preserves times counts as unchanged.
     """
     older, newer = found.older, found.newer
     if older.template_digest and newer.template_digest:
@@ -116,7 +113,6 @@ def _is_template_changed(found: PlanComparison) -> bool:
 
 
 def _done(found: PlanComparison) -> list[GuestToConvert]:
-    """Return the guests that the older plan converts, and that the newer one skips as already converted."""
     now = _by_name(found.newer)
     return [
         guest
@@ -126,7 +122,6 @@ def _done(found: PlanComparison) -> list[GuestToConvert]:
 
 
 def _what_came_of(done: list[GuestToConvert], conversions: Mapping[str, Conversion]) -> Iterator[str]:
-    """Yield a sentence on the guests that are done, if there are any, and on their savings."""
     if not done:
         return
     savings = [guest.diff.savings for guest in done]
@@ -157,7 +152,6 @@ def _what_came_of(done: list[GuestToConvert], conversions: Mapping[str, Conversi
 
 
 def _amount(size: int, exactness: Exactness) -> str:
-    """Return savings as part of a sentence."""
     return "an unknown amount" if exactness is Exactness.UNKNOWN else bounded_size(size, exactness)
 
 

@@ -1,4 +1,4 @@
-"""A plan as CSV (RFC 4180) for spreadsheets and scripts: one guest per line, bytes as whole numbers."""
+"""A plan as CSV (RFC 4180): one guest per line, sizes in bytes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COMPARED = (
     "sharing_saved_bytes",
     "sharing_exactness",
 )
-"""The columns that are repeated for an older plan, with ``older_`` before their names."""
+"""The columns repeated for an older plan, with ``older_`` before their names."""
 
 HEADER = (
     "guest",
@@ -54,14 +54,13 @@ HEADER = (
     "came_back_exactness",
     *(f"older_{name}" for name in _COMPARED),
 )
-"""The columns, in a fixed order: new ones are added at the end."""
+"""The columns, in a fixed order."""
 
 
 def plan_csv(facts: PlanFacts) -> str:
     """Return the savings report of a plan as CSV; a field without a value is empty.
 
-    If there is an older plan to compare with, guests that only the older plan has come last, without a verdict;
-    they are left out if the report covers only some of the newer plan's guests.
+    Guests that only the older plan has come last, without a verdict; a report on only some guests omits them.
     """
     text = io.StringIO()
     rows = csv.DictWriter(text, HEADER)
@@ -84,7 +83,6 @@ def _identity(guest: GuestPlan) -> dict[str, str]:
 
 
 def _older(guest: GuestPlan | None) -> dict[str, Any]:
-    """Return the ``older_`` fields of a guest; none if there is no older plan, or if it lacks the guest."""
     if guest is None:
         return {}
     row = _row(guest, None, None)

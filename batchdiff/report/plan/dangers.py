@@ -1,4 +1,4 @@
-"""Warnings of problems that apply would cause outside of what batchdiff checks."""
+"""Warnings of problems that apply would cause outside of batchdiff."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def dangers(plan: Plan) -> Iterator[str]:
 
 
 def _unseen_by_proxmox(plan: Plan) -> Iterator[str]:
-    """Yield the reasons why Proxmox VE would let the template be removed from under overlays, with remedies."""
+    """Warn if Proxmox VE would let the template be removed from under overlays."""
     template = plan.template.source.path
     unseen: dict[Unseen, list[str]] = {}
     for guest in plan.to_convert:
@@ -37,7 +37,6 @@ def _unseen_by_proxmox(plan: Plan) -> Iterator[str]:
 
 
 def _why(unseen: Unseen, *, one: bool) -> str:
-    """Return, as a clause, why Proxmox VE does not see what overlays depend on; ``one``: there is only one."""
     if unseen is Unseen.TEMPLATE:
         return "the template's path does not end in /VMID/base-NAME.FORMAT"
     if unseen is Unseen.FOLDER:

@@ -1,4 +1,4 @@
-"""The results of apply, purge and restore so far, in words, beside the predictions."""
+"""The results of apply, purge and restore so far, in words."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ORIGINALS = {
 
 
 def done(facts: PlanFacts) -> Iterator[str]:
-    """Yield sentences on overlays, originals, space and restored guests; nothing before an apply."""
+    """Yield sentences on overlays, originals, space and restored guests."""
     guests = _converted(facts)
     if not guests:
         yield from _restored(facts)
@@ -42,7 +42,7 @@ def done(facts: PlanFacts) -> Iterator[str]:
 
 
 def done_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
-    """Yield the main figures after an apply: label, figure, and a remark on the figure, which may be empty."""
+    """Yield the main figures after an apply: label, figure, and a remark, which may be empty."""
     totals = facts.predicted
     yield _figure_of_freed(facts, totals)
     if facts.shared:
@@ -116,7 +116,6 @@ def _counts(facts: PlanFacts) -> str:
 
 
 def _restored(facts: PlanFacts) -> Iterator[str]:
-    """Yield notes on guests that restore gave back, and on older originals that are still in quarantine."""
     plan = f" {shell_path(facts.path)}" if facts.path else ""
     if facts.given_back:
         back = sorted(facts.given_back)
@@ -143,7 +142,6 @@ def _restored(facts: PlanFacts) -> Iterator[str]:
 
 
 def _came_back(facts: PlanFacts, *, is_all: bool) -> str:
-    """Return a sentence on the space that conversions freed; ``is_all``: no further original may be deleted."""
     one = len(facts.conversions) == 1
     freed = freed_in_all(each for name, each in facts.freed.items() if name in facts.conversions)
     if lost := shortfall(freed.size, freed.exactness):
@@ -159,7 +157,7 @@ def _came_back(facts: PlanFacts, *, is_all: bool) -> str:
 
 
 def _waiting(facts: PlanFacts) -> str | None:
-    """Return a sentence on how more space comes back; None if no original is left that may be deleted."""
+    """Return how more space comes back; None if no original is left that may be deleted."""
     there = [guest for guest in _converted(facts) if not facts.conversions[guest.name].has_freed_space]
     left = [guest for guest in there if not facts.conversions[guest.name].dependents]
     if not left:
@@ -189,10 +187,7 @@ def _waiting(facts: PlanFacts) -> str | None:
 
 
 def _end_of_kept(kept: int, devices: int, *, some_stay: bool) -> str:
-    """Return, as a clause, what the operator must do about the kept originals to get their space back.
-
-    ``devices``: how many of them are block devices. ``some_stay``: images depend on others, which must stay.
-    """
+    """Return, as a clause, how to get space back; ``devices`` of the ``kept`` originals are block devices."""
     are, free = "is" if kept == 1 else "are", " that no other image depends on" if some_stay else ""
     device, them = ("block device", "it") if devices == 1 else ("block devices", "them")
     if 0 < devices < kept:

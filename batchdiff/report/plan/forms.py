@@ -1,4 +1,4 @@
-"""The functions that make a report, by form. A new form needs a module, a member of ``Form`` and a line here."""
+"""The functions that make a report, by form."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from batchdiff.report.plan.markdown_form import plan_markdown
 from batchdiff.report.plan.text import plan_text
 
 PlanForm = Callable[[PlanFacts, int | None], str]
-"""A function that makes a report from the facts of a plan, with a newline at the end.
+"""A function that makes a report, with a newline at the end.
 
-The number is the terminal's width in cells; None if the report does not go to a terminal."""
+The number is the terminal's width in cells; None if there is no terminal."""
 
 
 def _html(facts: PlanFacts, _width: int | None) -> str:

@@ -1,4 +1,4 @@
-"""A plan as one HTML file for a browser: no network, no script from elsewhere, readable in print and on a phone.
+"""A plan as one HTML file that needs no network.
 
 ::
 
@@ -41,11 +41,8 @@ from batchdiff.units import format_size
 class GuestView(NamedTuple):
     """A guest as the page shows it.
 
-    The numbers from ``allocated`` to ``cluster`` are for sorting: bytes, but ``share`` is a percentage, and 0 if
-    space would be lost. One that does not exist is -1, as an unknown ``share`` is; ``saved`` is then None.
-
-    ``cells``: the guest's row without its first and last cells. ``now``: the guest's state after an apply, or the
-    verdict before one.
+    From ``allocated`` to ``cluster``, for sorting: bytes, but ``share`` is a percentage, 0 for a loss; -1, or None
+    for ``saved``, if missing or unknown. ``cells``: the guest's row without its first and last cells.
     """
 
     number: int
@@ -92,7 +89,6 @@ def plan_html(facts: PlanFacts) -> str:
 
 
 def _content(facts: PlanFacts) -> dict[str, Any]:
-    """Return the values that ``page/plan.html`` uses, apart from the script and its digest."""
     plan = facts.plan
     scale = max((guest.image.virtual_size for guest in plan.guests if guest.image is not None), default=1)
     maps = {
@@ -180,7 +176,6 @@ def _described(diff: Diff, disk: int) -> str:
 
 
 def _after(diff: Diff, done: Conversion) -> str:
-    """Return the results of a guest's conversion in words, beside the predictions."""
     predicted, on_disk = diff.savings.overlay_bytes, diff.savings.overlay_disk_bytes
     kept = "state of the original" if done.fate is Fate.UNKNOWN else "original"
     original = f"the {kept} is {done.fate}{f' as {printable(done.aside)}' if done.aside else ''}"
@@ -192,7 +187,6 @@ def _after(diff: Diff, done: Conversion) -> str:
 
 
 def _code(text: str) -> Markup:
-    """Return text for the page, with commands between backticks as code."""
     parts = re.split(r"`([^`\n]+)`", text)
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if number % 2 else escape(part) for number, part in enumerate(parts)

@@ -15,15 +15,11 @@ from batchdiff.report.plan.dangers import dangers
 from batchdiff.report.plan.outliers import cluster_advice, similarity_if_unlike
 
 REPORT_VERSION = "1.6"
-"""Within a major version, fields are added, but none changes its meaning. 1.1 added the exactness of
-savings; 1.2 the comparison with an older plan, and the backing files of guests; 1.3 the warnings, the results of
-apply, the guests that do not look like copies of the template, and better cluster sizes; 1.4 the strategies of
-guests, and the figures of sharing; 1.5 whether restore gave a guest back, and the images that depend on kept
-originals; 1.6 the exactness of the space that came back."""
+"""Within a major version, fields are added, but none changes its meaning."""
 
 
 def plan_json(facts: PlanFacts) -> str:
-    """Return the savings report of a plan as one JSON object, in ASCII, with a newline at the end."""
+    """Return the savings report of a plan as one JSON object, in ASCII."""
     return json.dumps(plan_report(facts), indent=2) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""A plan as Markdown, for merge requests and tickets (in GitHub's dialect, which has tables)."""
+"""A plan as Markdown, in GitHub's dialect, which has tables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _RULES = {Align.LEFT: ":--", Align.RIGHT: "--:"}
 
 
 def plan_markdown(facts: PlanFacts) -> str:
-    """Return the savings report of a plan as Markdown, with a newline at the end."""
+    """Return the savings report of a plan as Markdown."""
     guests, origin = words.heading(facts)
     blocks = [
         f"# {escaped(guests)}",
@@ -39,10 +39,7 @@ def plan_markdown(facts: PlanFacts) -> str:
 
 
 def escaped(text: str, bar_in_code: str = "|") -> str:
-    """Return text with escapes for Markdown's special characters, except in commands between backticks.
-
-    ``bar_in_code``: the text for a bar in such a command.
-    """
+    """Escape text for Markdown, except code between backticks; ``bar_in_code`` replaces each bar in such code."""
     parts = _CODE.split(text)
     # Every second part is code. Any other backtick is literal, so it is escaped.
     return "".join(
@@ -52,7 +49,7 @@ def escaped(text: str, bar_in_code: str = "|") -> str:
 
 
 def _cell(text: str) -> str:
-    """Return text for a cell of a table: a bar without a backslash would end the cell, even in code."""
+    """Escape bars even in code: one without a backslash would end the cell."""
     return escaped(text, bar_in_code="\\|")
 
 

@@ -1,10 +1,4 @@
-"""Outliers and poor cluster sizes, for the operator to look at first.
-
-::
-
-    similarity   below 1% of a guest's data: the guest has next to nothing in common with the template
-    clusters     disk use as planned  - length of the file with the best cluster size  = saved at least
-"""
+"""Outliers among guests, and poor cluster sizes."""
 
 from __future__ import annotations
 
@@ -30,7 +24,7 @@ def outliers_first(guests: Iterable[_Kind]) -> list[_Kind]:
 
 
 def similarity_if_unlike(guest: GuestPlan) -> float | None:
-    """Return a guest's similarity if it is too low for a copy of the template; otherwise, or if unknown, None."""
+    """Return the similarity of a guest that does not look like a copy of the template; None for others."""
     similarity = None if guest.diff is None else guest.diff.similarity
     return similarity.share if similarity is not None and why_unlike(similarity) else None
 

@@ -1,8 +1,8 @@
-"""The pictures of the HTML report: change maps as SVG paths, and overlay sizes by cluster size as bars; pure.
+"""The pictures of the HTML report: change maps as SVG paths, and overlay sizes as bars; pure.
 
 ::
 
-    y = 0    |  ##   #    data: a path for each strength of colour; the larger the share, the stronger the colour
+    y = 0    |  ##   #    data: a path for each strength of colour
     y = 7    |     ==     zeros: the same
     y = 10
 """
@@ -18,24 +18,21 @@ import numpy.typing as npt
 from batchdiff.report.plan.change_map import ChangeMap, Shares
 
 _STRENGTHS = (0.05, 0.25, 0.6, 1.0)
-"""For each strength, the faintest first: the largest share of a bin that is drawn with it."""
+"""The largest share of a bin for each strength of colour, the faintest first."""
 
 _DATA, _ZEROS = (0, 7), (7, 3)
-"""The top edge and the height of each of the two rows of a map."""
+"""The top edge and the height of each row of a map."""
 
 
 class MapPath(NamedTuple):
-    """A path in an SVG, and the name of its style."""
+    """A path in an SVG."""
 
     style: str
     path: str
 
 
 class SizeBar(NamedTuple):
-    """An overlay's size with one cluster size, in bytes and as a percentage of the largest such size.
-
-    ``chosen``: the plan uses this cluster size.
-    """
+    """An overlay's size with one cluster size, in bytes and as a percentage of the largest such size."""
 
     cluster_size: int
     size: int
@@ -44,7 +41,7 @@ class SizeBar(NamedTuple):
 
 
 def map_paths(changes: ChangeMap) -> list[MapPath]:
-    """Return the paths of a guest's map, in a picture that is one unit wide for each bin, and 10 units high."""
+    """Return the paths of a guest's map, one unit wide for each bin, and 10 units high."""
     return [*_row("data", changes.data, *_DATA), *_row("zeros", changes.zeros, *_ZEROS)]
 
 
@@ -69,7 +66,7 @@ def _runs(chosen: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
 
 
 def size_bars(sizes: Iterable[tuple[int, int]], chosen: int | None) -> list[SizeBar]:
-    """Return a bar for each pair of cluster size and overlay size; ``chosen``: the cluster size in the plan."""
+    """Return a bar for each pair of cluster size and overlay size."""
     sizes = list(sizes)
     largest = max((size for _, size in sizes), default=1) or 1
     return [SizeBar(cluster, size, round(100 * size / largest, 1), cluster == chosen) for cluster, size in sizes]

@@ -1,4 +1,4 @@
-"""Remarks for the operator on the guests of a plan, as sentences."""
+"""Remarks on the guests of a plan."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _MOST_LINKS = 3
 
 
 def of_another_template(facts: PlanFacts) -> Iterator[str]:
-    """Yield a printable warning about guests that were probably copied from another template, if there are any.
+    """Yield a printable warning if guests were probably copied from another template.
 
-    Guests that are refused, or skipped as unlike the template, are left out.
+    Refused guests are left out, as are those whose reason says so.
     """
     found = [(guest, similarity_if_unlike(guest)) for guest in facts.guests if not _reason_has_it(guest)]
     unlike = [(guest, part) for guest, part in found if part is not None]
@@ -42,7 +42,6 @@ def of_another_template(facts: PlanFacts) -> Iterator[str]:
 
 
 def _reason_has_it(guest: GuestPlan) -> bool:
-    """Return True if a guest is refused, or skipped as unlike the template."""
     similarity = None if guest.diff is None else guest.diff.similarity
     return guest.verdict is Verdict.REFUSE or guest.reason == why_unlike(similarity) != ""
 
@@ -101,7 +100,6 @@ def _of_clusters(better: BetterClusters, facts: PlanFacts) -> str:
 
 
 def _unusual(guest: GuestToConvert) -> Iterator[str]:
-    """Yield the unusual options of an overlay: they affect which programs can read it, or its size or speed."""
     options, geometry = guest.options, guest.diff.geometry
     if options.compat is Compat.V2:
         yield f"qcow2 version 2 (compat {options.compat})"
@@ -119,7 +117,6 @@ def _unusual(guest: GuestToConvert) -> Iterator[str]:
 
 
 def _overlays(guests: Iterable[GuestToConvert]) -> dict[str, list[GuestToConvert]]:
-    """Return the guests that are overlays already, by the path of their backing file."""
     found: dict[str, list[GuestToConvert]] = {}
     for guest in guests:
         if guest.source.backing:
@@ -128,7 +125,6 @@ def _overlays(guests: Iterable[GuestToConvert]) -> dict[str, list[GuestToConvert
 
 
 def _of_overlays(below: str, guests: list[GuestToConvert]) -> str:
-    """Return the remark on overlays of one image: their space now, and the savings or costs of the new ones."""
     savings = [guest.diff.savings for guest in guests]
     now, then = sum(each.allocated_bytes for each in savings), sum(each.overlay_disk_bytes for each in savings)
     one = len(guests) == 1
@@ -148,7 +144,6 @@ def _named(guests: Sequence[GuestPlan]) -> str:
 
 
 def _of_devices(guests: Iterable[GuestToConvert], retire: Retire) -> Iterator[str]:
-    """Yield the remark on guests that are block devices, if there are any: their originals stay."""
     names = [printable(guest.name) for guest in guests if guest.is_on_device]
     despite = "" if retire is Retire.KEEP else f" despite `retire: {retire}`"
     if len(names) == 1:
@@ -164,7 +159,6 @@ def _of_devices(guests: Iterable[GuestToConvert], retire: Retire) -> Iterator[st
 
 
 def _of_link(guest: GuestToConvert, retire: Retire) -> str:
-    """Return the remark on a guest that the manifest names by a symbolic link: the effect of apply on the link."""
     file, aside = guest.source.path, guest.source.path + own_files.QUARANTINE
     begin = f"{guest.alias} is a symbolic link to {file}."
     if guest.overlay_path == file:

@@ -4,10 +4,6 @@
 
     before apply   guest  allocated  overlay            saved  share  cluster  verdict
     after it       guest  allocated  predicted  actual  saved  share           now
-
-    rows           guests that apply works on, outliers first
-    total          the sums over them
-    other rows     guests that stay as they are or were restored; no total includes them
 """
 
 from __future__ import annotations
@@ -29,11 +25,11 @@ _BEFORE = (*SAVINGS_COLUMNS, Column("cluster"), Column("verdict", Align.LEFT))
 _GUEST, _ALLOCATED, _, *_SAVED = SAVINGS_COLUMNS
 _AFTER = (_GUEST, _ALLOCATED, Column("predicted"), Column("actual"), *_SAVED, Column("now", Align.LEFT))
 _WAITING, _RESTORED = "planned", "restored"
-"""The words for a guest that apply still has to work on, and for one that restore gave back, as in `status`."""
+"""The same words as in `status`."""
 
 
 def columns(facts: PlanFacts) -> Sequence[Column]:
-    """Return the columns of the table: those after an apply if apply has finished a guest."""
+    """Return the columns of the table."""
     return _AFTER if facts.is_applied else _BEFORE
 
 
@@ -50,7 +46,7 @@ def other_rows(facts: PlanFacts) -> list[GuestPlan]:
 
 
 def guest_cells(facts: PlanFacts, guest: GuestPlan) -> tuple[str, ...]:
-    """Return a guest's row, with a cell for each column."""
+    """Return a guest's row."""
     cluster = guest.options.cluster_size
     first, figures = printable(guest.name), figures_of(guest)
     allocated = overlay = saved = part = DASH
@@ -70,7 +66,7 @@ def guest_cells(facts: PlanFacts, guest: GuestPlan) -> tuple[str, ...]:
 
 
 def now(facts: PlanFacts, guest: GuestPlan) -> str:
-    """Return the fate of the original, or else ``shared``, ``restored``, ``planned`` or the guest's verdict."""
+    """Return the fate of the original, or else the guest's state or verdict."""
     done = facts.conversions.get(guest.name)
     if done is not None:
         return done.fate.value
@@ -106,7 +102,7 @@ def _converted(facts: PlanFacts) -> list[GuestToConvert]:
 
 
 def is_rounded(facts: PlanFacts) -> bool:
-    """Return True if sizes as shown do not add up to the totals as shown, because each is rounded by itself."""
+    """Return True if, because of rounding, the sizes in the table do not add up to the totals."""
     chosen, totals = [each for guest in rows(facts) if (each := figures_of(guest))], facts.totals
     sums = [
         (totals.allocated_bytes, [each.allocated_bytes for each in chosen]),
@@ -117,7 +113,7 @@ def is_rounded(facts: PlanFacts) -> bool:
 
 
 def share_words(figures: Savings | Sharing | Totals) -> str:
-    """Return the saved share of the allocation in percent; a dash if it is unknown, or if nothing is allocated."""
+    """Return the saved share in percent; a dash if it is unknown, or if nothing is allocated."""
     if figures.exactness is Exactness.UNKNOWN:
         return DASH
     return percent(share(figures.saved_bytes, figures.allocated_bytes))
