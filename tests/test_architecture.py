@@ -65,7 +65,7 @@ ROOMS = {
     "applying": "Carry out a plan: apply, restore, purge and verify, guest by guest.",
     "definitions": "VM definitions of libvirt and Proxmox VE, and what must change for a plan's guests.",
     "doctor": "Facts about a machine and its folders, and their meaning for batchdiff.",
-    "report": "Plans and results as text or JSON: pure functions that return strings.",
+    "report": "Plans and results as text, HTML, Markdown, CSV and JSON.",
     "report/plan": "The savings report of a plan, in each of its forms.",
     "report/estimate": "An estimate of savings as text or JSON.",
     "report/discovery": "What `batchdiff discover` has found, as text and as events.",

@@ -24,7 +24,7 @@ from batchdiff.linux.call_failures import reason
 from batchdiff.linux.permissions import Deed
 from batchdiff.units import MIB, format_size
 
-_DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/[0-9]+")
+_DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/[0-9]{1,99}")
 
 _LARGEST = MIB
 """The most bytes of a secret; a larger file was probably named by mistake."""

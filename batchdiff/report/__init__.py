@@ -1,1 +1,1 @@
-"""Plans and results as text or JSON: pure functions that return strings."""
+"""Plans and results as text, HTML, Markdown, CSV and JSON."""

@@ -58,13 +58,13 @@ def shortfall(count: int, exactness: Exactness) -> str:
 
 
 def bounded_estimate(count: float, exactness: Exactness) -> str:
-    """Return ``unknown``, ``~1.2 GiB``, ``at most ~1.2 GiB``, or ``nothing`` for a known size of 0 or less.
+    """Return ``unknown``, ``~1.2 GiB``, ``at most ~1.2 GiB``, or ``nothing`` for a size known not to exceed 0.
 
     ``exactness`` does not cover the error of the estimate.
     """
-    if exactness is Exactness.UNKNOWN:
-        return "unknown"
-    return f"{BOUND_WORDS.get(exactness, '')}~{format_size(int(count))}" if count > 0 else "nothing"
+    if count >= 1 and exactness is not Exactness.UNKNOWN:
+        return f"{BOUND_WORDS.get(exactness, '')}~{format_size(int(count))}"
+    return "nothing" if exactness in {Exactness.EXACT, Exactness.AT_MOST} else "unknown"
 
 
 def percent(part: float | None) -> str:

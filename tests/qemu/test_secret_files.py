@@ -123,6 +123,7 @@ def test_a_secret_of_another_user(tmp_path):
 def test_which_paths_are_descriptors():
     assert [is_descriptor(path) for path in ("/dev/fd/3", "/proc/self/fd/12")] == [True, True]
     assert "not open" in why_unusable_as_secret(f"/dev/fd/{10**20}")
+    assert "too long" in why_unusable_as_secret(f"/dev/fd/{'1' * 5000}")
     assert [is_descriptor(path) for path in ("/dev/fd/", "/dev/fd/3x", "fd/3", "/dev/fd/3/x")] == [False] * 4
 
 

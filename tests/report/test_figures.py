@@ -40,6 +40,8 @@ def test_moments_are_local(monkeypatch, moment, shown):
         (2048, Exactness.AT_MOST, "at most ~2 KiB"),
         (2048, Exactness.AT_LEAST, "at least ~2 KiB"),
         (-5, Exactness.AT_MOST, "nothing"),
+        (0.4, Exactness.EXACT, "nothing"),
+        (0, Exactness.AT_LEAST, "unknown"),
         (2048, Exactness.UNKNOWN, "unknown"),
     ],
 )
