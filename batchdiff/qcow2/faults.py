@@ -32,7 +32,7 @@ SHUT_DOWN_OR_REPAIR = (
     "If a VM is using it, shut the VM down. Otherwise run `qemu-img check -r all` on a copy of it, and use the"
     " copy."
 )
-"""For an image that is in use or was not closed cleanly: its header does not show which."""
+"""The header does not show which of the two is needed."""
 
 LEGACY_ENCRYPTION = (
     "VMs have been unable to use it since QEMU 2.9. Convert it to LUKS: `qemu-img convert --object"
@@ -55,17 +55,11 @@ class FormatError(ValueError):
 
 
 def require(condition: object, problem: str, *, remedy: str = RESTORE_IT) -> None:
-    """Require a condition of the format, or of batchdiff's support for it.
-
-    :raises FormatError: the condition is false.
-    """
+    """Raise :class:`FormatError` unless the condition is true."""
     if not condition:
         raise FormatError(problem, remedy=remedy)
 
 
 def require_opened(condition: object, problem: str) -> None:
-    """Require a condition without which QEMU does not open the file.
-
-    :raises FormatError: the condition is false.
-    """
+    """Require a condition without which QEMU does not open the file."""
     require(condition, problem, remedy=NOT_OPENED)

@@ -14,7 +14,7 @@ SMALLEST_EXTENDED_L2 = 16 * KIB
 """QEMU refuses subclusters smaller than a sector."""
 
 REFCOUNT_BITS = (1, 2, 4, 8, 16, 32, 64)
-"""The widths of a refcount that version 3 allows; version 2 always has 16 bits."""
+"""In version 3; version 2 always has 16."""
 
 DEFAULT_REFCOUNT_BITS = 16
 
@@ -34,7 +34,7 @@ class CompressionType(enum.IntEnum):
 
 @frozen
 class Geometry:
-    """The properties of an image that determine the format of its tables and compressed clusters.
+    """The properties that determine the format of tables and compressed clusters.
 
     ``zero_flag`` is False for version 2, which has no zero clusters. ``external_data``: the data clusters are in
     another file, each at its offset on the disk.
@@ -74,12 +74,12 @@ class Geometry:
 
     @property
     def refcounts_in_block(self) -> int:
-        """Refcounts in a refcount block, which fills one cluster."""
+        """Refcounts in a block, which fills one cluster."""
         return self.cluster_size * 8 // self.refcount_bits
 
     @property
     def most_uses(self) -> int:
-        """The highest refcount."""
+        """The highest possible refcount."""
         return (1 << self.refcount_bits) - 1
 
     @property

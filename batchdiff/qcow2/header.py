@@ -1,4 +1,4 @@
-"""The qcow2 header, parsed and checked without reading other parts of the file.
+"""The qcow2 header, parsed and checked.
 
 ::
 
@@ -157,7 +157,7 @@ def parse(head: bytes, file_size: int) -> Header:
 def version_3_fields(head: bytes, version: int) -> tuple[int, int, int, int, int, int]:
     """Return the three sets of feature bits, the refcount order, the header length and the compression type.
 
-    Version 2 lacks these fields and gets the format's defaults.
+    Version 2 gets the format's defaults.
 
     :raises FormatError: the header is too short.
     """
@@ -248,7 +248,7 @@ def _check_data_file(header: Header) -> None:
 
 
 def _check_sizes(header: Header, size: int) -> None:
-    """Check sizes and counts. ``size``: the virtual size as stored, not rounded down to whole sectors."""
+    """``size``: the virtual size as stored, not rounded down to whole sectors."""
     require(
         header.virtual_size > 0, f"its virtual size is less than a sector ({SECTOR} B)", remedy=SHOULD_HAVE_CONTENT
     )
