@@ -1,4 +1,4 @@
-"""The header extensions of a qcow2 file: read, checked at least as strictly as by QEMU, and encoded.
+"""The header extensions of a qcow2 file: parsed, checked and encoded.
 
 ::
 
@@ -23,7 +23,7 @@ _HEAD = struct.Struct(">II")
 AUTOCLEAR_BITMAPS, AUTOCLEAR_RAW_DATA_FILE = 1 << 0, 1 << 1
 
 LUKS = 2
-"""The encryption method of a qcow2 file that is encrypted with LUKS."""
+"""The header's encryption method for LUKS."""
 
 _ENCRYPTION_FIELDS = struct.Struct(">QQ")
 
@@ -32,7 +32,6 @@ _NAME_IT = (
     " --image-opts driver=qcow2,file.filename=IMAGE,data-file.filename=FILE`. Otherwise restore the image from a"
     " backup."
 )
-"""The remedy for an image that QEMU opens only if an option names the file with the data."""
 
 _LONGEST_FORMAT = 15
 """QEMU stores the format's name in 16 bytes, including the final 0."""
@@ -44,9 +43,9 @@ _SHORTEST_BITMAP = 24
 
 
 def extensions_of(cluster: bytes, length: int, name_offset: int) -> Iterator[tuple[int, bytes]]:
-    """Yield the type and data of each header extension in the first cluster. ``length``: bytes of the fields.
+    """Yield the type and data of each header extension. ``length``: bytes of the header's fields.
 
-    :raises FormatError: the extensions run past the backing file name's offset (if not 0) or the cluster's end.
+    :raises FormatError: the extensions do not fit into the header.
     """
     at, end = length, name_offset or len(cluster)
     while at < end:
@@ -64,26 +63,26 @@ def extensions_of(cluster: bytes, length: int, name_offset: int) -> Iterator[tup
 
 
 def packed_extension(kind: int, data: bytes) -> bytes:
-    """Return the bytes of an extension, padded to a multiple of 8."""
+    """Return an extension, padded to a multiple of 8."""
     return _HEAD.pack(kind, len(data)) + data + bytes(-len(data) % 8)
 
 
 def end_of_extensions() -> bytes:
-    """Return the bytes that end the list of extensions."""
+    """Return the extension that ends the list."""
     return packed_extension(_END, b"")
 
 
 def c_string(data: bytes) -> bytes:
-    """Return a string as QEMU reads it: up to the first null byte, if any."""
+    """Cut a string at its first null byte, as QEMU does."""
     return data.split(b"\0", 1)[0]
 
 
 def luks_header_in(found: list[tuple[int, bytes]], crypt: int) -> tuple[int, int] | None:
-    """Return the offset and length of the LUKS header that an extension names; None if the file is not encrypted.
+    """Return the offset and length of the LUKS header; None if the file is not encrypted.
 
-    ``crypt``: the encryption method in the header of the file.
+    ``crypt``: the header's encryption method.
 
-    :raises FormatError: the method is AES or unknown, or the extension missing, repeated, invalid or unexpected.
+    :raises FormatError: the encryption is invalid or unsupported.
     """
     require(crypt != 1, "it is encrypted with AES, qcow2's legacy encryption", remedy=LEGACY_ENCRYPTION)
     require(crypt in {0, LUKS}, f"its encryption method {crypt} is unknown", remedy=NEWER_QEMU)
@@ -102,16 +101,16 @@ def luks_header_in(found: list[tuple[int, bytes]], crypt: int) -> tuple[int, int
 
 
 def packed_encryption(offset: int, length: int) -> bytes:
-    """Return the bytes of the extension that names a LUKS header."""
+    """Return the extension that names a LUKS header."""
     return packed_extension(_ENCRYPTION, _ENCRYPTION_FIELDS.pack(offset, length))
 
 
 def data_file_of(found: list[tuple[int, bytes]], *, has_one: bool) -> str | None:
-    """Return the name of the file with the data clusters; None if they are in the image itself.
+    """Return the name of the data file; None if the data clusters are in the image itself.
 
-    ``has_one``: whether the header's incompatible features include an external data file.
+    ``has_one``: whether the feature bit for a data file is set.
 
-    :raises FormatError: features and extensions contradict each other, or the name is empty or not the only one.
+    :raises FormatError: the feature bit and the extensions do not match.
     """
     names = [c_string(data).decode("utf-8", "surrogateescape") for kind, data in found if kind == DATA_FILE]
     if not has_one:
@@ -123,14 +122,14 @@ def data_file_of(found: list[tuple[int, bytes]], *, has_one: bool) -> str | None
 
 
 def packed_data_file(name: str) -> bytes:
-    """Return the bytes of the extension that names the file with the data clusters."""
+    """Return the extension that names the data file."""
     return packed_extension(DATA_FILE, name.encode("utf-8", "surrogateescape"))
 
 
 def backing_format(found: list[tuple[int, bytes]]) -> str | None:
-    """Return the backing file's format as the last extension for it gives it; None if it is missing or empty.
+    """Return the backing file's format from the last extension for it; None if it is missing or empty.
 
-    :raises FormatError: a name is longer than QEMU allows.
+    :raises FormatError: a name is too long.
     """
     formats = [data for kind, data in found if kind == BACKING_FORMAT]
     for data in formats:
@@ -147,7 +146,7 @@ def bitmaps_of(found: list[tuple[int, bytes]], autoclear: int) -> tuple[int, int
 
     All are 0 without an extension for bitmaps, or if its autoclear bit is not set: it is then out of date.
 
-    :raises FormatError: QEMU would refuse the extension.
+    :raises FormatError: the extension is invalid.
     """
     result = 0, 0, 0
     for data in [data for kind, data in found if kind == _BITMAPS]:

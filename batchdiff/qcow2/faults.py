@@ -1,61 +1,52 @@
-"""The error for an image's file that is unusable, whatever its format, and remedies."""
+"""The error for an unusable image file of any format, and remedies."""
 
 from __future__ import annotations
 
 NOT_OPENED = "QEMU cannot open it either: restore it from a backup."
-"""The remedy for an image that no VM can run on."""
 
 RESTORE_IT = "Restore it from a backup."
-"""The remedy for most damage."""
 
 WRONG_FORMAT = "If its `format` in the manifest is wrong, correct that; otherwise, restore it from a backup."
-"""The remedy for a file that does not begin as its format does."""
 
 CONVERT_ELSEWHERE = (
     "If it is sound, convert it with the program that created it, and use the result in the manifest."
 )
-"""The remedy for an image of an unsupported kind or version: a backup of it is of the same kind."""
+"""For an unsupported kind or version: a backup is of the same kind."""
 
 NEWER_QEMU = (
     "If a newer QEMU made it, make a copy without these features with the `qemu-img convert` of that QEMU, and use"
     " the copy. Otherwise, restore it from a backup."
 )
-"""The remedy for an image that needs what is unknown: a backup of a sound one needs the same."""
 
 LACKS_OR_DAMAGED = (
     "If QEMU lacks what it needs, such as the driver of this format, install that. If the image is damaged,"
     " restore"
     " it from a backup."
 )
-"""The remedy for an image that QEMU cannot open for reasons that only its own words show."""
 
 SHOULD_HAVE_CONTENT = "If it should have content, restore it from a backup."
-"""The remedy for an image without a disk, which may be as it was created."""
 
 REPAIR_A_COPY = "Run `qemu-img check -r all` on a copy of it, and use the copy."
-"""The remedy for an image that is marked corrupt."""
 
 SHUT_DOWN_OR_REPAIR = (
     "If a VM is using it, shut the VM down. Otherwise run `qemu-img check -r all` on a copy of it, and use the"
     " copy."
 )
-"""The remedy for an image that is in use or was not closed cleanly; its header does not show which."""
+"""The header does not show which of the two is needed."""
 
 LEGACY_ENCRYPTION = (
     "VMs have been unable to use it since QEMU 2.9. Convert it to LUKS: `qemu-img convert --object"
     " secret,id=s,file=SECRET_FILE -O luks -o key-secret=s --image-opts"
     " driver=qcow2,encrypt.key-secret=s,file.filename=IMAGE NEW_IMAGE`."
 )
-"""The remedy for a qcow2 image that is encrypted with AES, without a LUKS header."""
 
 ONE_FILE = "Make a single-file qcow2 copy with `qemu-img convert`, and use that in the manifest."
-"""The remedy for a sound image whose data is in another file, in a way that is not supported."""
 
 
 class FormatError(ValueError):
-    """A file breaks the rules of its format, uses an unsupported feature, or is marked corrupt or in use.
+    """A file that cannot be used, or a new one that cannot be made, in its format.
 
-    Also raised for a new file that cannot be made in its format. ``remedy`` is advice in whole sentences.
+    ``remedy``: advice in whole sentences.
     """
 
     def __init__(self, problem: str, *, remedy: str = RESTORE_IT) -> None:
@@ -64,17 +55,11 @@ class FormatError(ValueError):
 
 
 def require(condition: object, problem: str, *, remedy: str = RESTORE_IT) -> None:
-    """Require a condition of the format, or of batchdiff's support for it.
-
-    :raises FormatError: the condition is false.
-    """
+    """Raise :class:`FormatError` unless the condition is true."""
     if not condition:
         raise FormatError(problem, remedy=remedy)
 
 
 def require_opened(condition: object, problem: str) -> None:
-    """Require a condition without which QEMU does not open the file.
-
-    :raises FormatError: the condition is false.
-    """
+    """Require a condition without which QEMU does not open the file."""
     require(condition, problem, remedy=NOT_OPENED)

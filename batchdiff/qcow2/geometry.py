@@ -8,22 +8,21 @@ from batchdiff.frozen import frozen
 from batchdiff.units import KIB, MIB
 
 SUBCLUSTERS = 32
-"""Subclusters in a cluster with extended L2 entries (qcow2.txt, "Extended L2 Entries")."""
+"""Per cluster with extended L2 (qcow2.txt, "Extended L2 Entries")."""
 
 SMALLEST_EXTENDED_L2 = 16 * KIB
-"""The smallest cluster with extended L2: QEMU refuses subclusters (1/32 of a cluster) smaller than a sector."""
+"""QEMU refuses subclusters smaller than a sector."""
 
 REFCOUNT_BITS = (1, 2, 4, 8, 16, 32, 64)
-"""The widths of a refcount that version 3 allows; version 2 always has 16 bits."""
+"""In version 3; version 2 always has 16."""
 
 DEFAULT_REFCOUNT_BITS = 16
-"""QEMU's default."""
 
 MAX_L1_BYTES = 32 * MIB
-"""QEMU's limit (QCOW_MAX_L1_SIZE in its block/qcow2.h)."""
+"""QCOW_MAX_L1_SIZE in QEMU's block/qcow2.h."""
 
 MAX_REFCOUNT_TABLE_BYTES = 8 * MIB
-"""QEMU's limit (QCOW_MAX_REFTABLE_SIZE in its block/qcow2.h)."""
+"""QCOW_MAX_REFTABLE_SIZE in QEMU's block/qcow2.h."""
 
 
 class CompressionType(enum.IntEnum):
@@ -35,10 +34,10 @@ class CompressionType(enum.IntEnum):
 
 @frozen
 class Geometry:
-    """The properties of an image that determine the format of its tables and compressed clusters.
+    """The properties that determine the format of tables and compressed clusters.
 
     ``zero_flag`` is False for version 2, which has no zero clusters. ``external_data``: the data clusters are in
-    another file, each at the offset that it has on the disk.
+    another file, each at its offset on the disk.
     """
 
     cluster_size: int
@@ -70,17 +69,17 @@ class Geometry:
 
     @property
     def l2_entries(self) -> int:
-        """Entries in an L2 table, which always takes one cluster."""
+        """Entries in an L2 table, which fills one cluster."""
         return self.cluster_size // self.entry_size
 
     @property
     def refcounts_in_block(self) -> int:
-        """Refcounts in a refcount block, which always takes one cluster."""
+        """Refcounts in a block, which fills one cluster."""
         return self.cluster_size * 8 // self.refcount_bits
 
     @property
     def most_uses(self) -> int:
-        """The highest refcount: how many compressed clusters can have parts in one cluster of the file."""
+        """The highest possible refcount."""
         return (1 << self.refcount_bits) - 1
 
     @property

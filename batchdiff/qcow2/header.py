@@ -1,4 +1,4 @@
-"""The qcow2 header, parsed and checked without reading other parts of the file.
+"""The qcow2 header, parsed and checked.
 
 ::
 
@@ -79,10 +79,9 @@ class Header:
     data_file: str | None = None
 
     def tables(self) -> list[tuple[int, int, str]]:
-        """Return the offset, length and name of the header's cluster, and of each part of the file that it names.
+        """Return the offset, length and name of the header's cluster and of each part that it names, by offset.
 
-        The list is sorted by offset. The header does not give the length of the snapshot table, so the shortest
-        possible length is returned.
+        The snapshot table's length is the shortest possible: the header does not give it.
         """
         found = [
             (0, self.geometry.cluster_size, "header"),
@@ -99,15 +98,15 @@ class Header:
 
 
 def claimed_cluster_size(head: bytes) -> int:
-    """Return the cluster size that a header gives, without any other check; 0 if it is invalid or cut off."""
+    """Return the cluster size that a header gives, without any other check; 0 if it is invalid."""
     bits = int.from_bytes(head[20:24], "big")
     return 1 << bits if 9 <= bits <= 21 else 0
 
 
 def parse(head: bytes, file_size: int) -> Header:
-    """Parse and check the header in ``head``: at least the first cluster of a file, or all of a shorter file.
+    """Parse and check a header. ``head``: at least the file's first cluster, or all of a shorter file.
 
-    :raises FormatError: the image is invalid, damaged, marked dirty or corrupt, or needs an unsupported feature.
+    :raises FormatError: the image cannot be used.
     """
     if head[:4] == MAGIC and len(head) < V2_LENGTH:
         raise FormatError(f"it is truncated: it has {len(head)} bytes, but a header takes at least {V2_LENGTH}")
@@ -128,7 +127,6 @@ def parse(head: bytes, file_size: int) -> Header:
     _check_length(length, cluster, len(head))
     is_raw = autoclear & AUTOCLEAR_RAW_DATA_FILE
     require_opened(geometry.external_data or not is_raw, "it is marked as having a raw data file, but has none")
-    # Extensions and backing file name follow the fixed fields in the first cluster.
     name = backing_name_in(head[:cluster], name_offset, name_size, length)
     extensions = list(extensions_of(head[:cluster], length, name_offset))
     bitmaps, *directory = bitmaps_of(extensions, autoclear)
@@ -159,9 +157,9 @@ def parse(head: bytes, file_size: int) -> Header:
 def version_3_fields(head: bytes, version: int) -> tuple[int, int, int, int, int, int]:
     """Return the three sets of feature bits, the refcount order, the header length and the compression type.
 
-    Version 2 has none of these fields and gets the format's defaults.
+    Version 2 gets the format's defaults.
 
-    :raises FormatError: ``head``, or the header, is too short for version 3.
+    :raises FormatError: the header is too short.
     """
     if version == 2:
         return 0, 0, 0, 4, V2_LENGTH, 0
@@ -226,9 +224,9 @@ def _compression_type(incompatible: int, value: int) -> CompressionType:
 def backing_name_in(cluster: bytes, offset: int, size: int, length: int) -> str | None:
     """Return the backing file's name as QEMU reads it; None if it is missing or empty.
 
-    ``length``: bytes of the header's fields; the name must not begin among them.
+    ``length``: bytes of the header's fields.
 
-    :raises FormatError: the name is too long, is not wholly in the cluster, or overlaps those fields.
+    :raises FormatError: the name is too long or misplaced.
     """
     require_opened(offset <= len(cluster), "its backing file name is outside the header")
     if offset == 0 or size == 0:
@@ -250,7 +248,7 @@ def _check_data_file(header: Header) -> None:
 
 
 def _check_sizes(header: Header, size: int) -> None:
-    """Check the sizes and counts. ``size``: the virtual size as stored, not yet rounded down to whole sectors."""
+    """``size``: the virtual size as stored, not rounded down to whole sectors."""
     require(
         header.virtual_size > 0, f"its virtual size is less than a sector ({SECTOR} B)", remedy=SHOULD_HAVE_CONTENT
     )
@@ -272,7 +270,6 @@ def _check_sizes(header: Header, size: int) -> None:
 
 
 def _check_tables(header: Header, file_size: int) -> None:
-    """Check that the parts of the file that the header names are aligned and inside it, and do not overlap."""
     cluster, tables = header.geometry.cluster_size, header.tables()
     require_opened(
         # QEMU checks this even if there are no snapshots.

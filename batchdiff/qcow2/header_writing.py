@@ -1,4 +1,4 @@
-"""The header of a new qcow2 file, as bytes: the reverse of :mod:`batchdiff.qcow2.header`."""
+"""The header of a new qcow2 file, as bytes."""
 
 from __future__ import annotations
 
@@ -29,10 +29,9 @@ from batchdiff.units import format_size
 
 
 def build(header: Header) -> bytes:
-    """Build the header of a new image: fixed fields, extensions and backing file name.
+    """Build the header of a new image.
 
-    :raises FormatError: the header does not fit into the first cluster, the backing file's name is too long, or
-        QEMU would refuse the refcount table because of its size.
+    :raises FormatError: the header, the backing file's name or the refcount table is too long.
     """
     geometry = header.geometry
     more = _version_3_part(header) if header.version >= 3 else b""
@@ -80,7 +79,6 @@ def build(header: Header) -> bytes:
 
 
 def _version_3_part(header: Header) -> bytes:
-    """Return the fields that version 3 added: feature bits, refcount order, header length, compression type."""
     geometry = header.geometry
     incompatible = (EXTENDED_L2 if geometry.extended_l2 else 0) | (
         COMPRESSION_TYPE if geometry.compression_type else 0

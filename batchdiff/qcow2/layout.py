@@ -1,11 +1,11 @@
-"""The layout of a new qcow2 file, computed before its first byte is written.
+"""The layout of a new qcow2 file.
 
 ::
 
     | header    | LUKS header  | L1 table | L2 tables | data clusters ... | refcount blocks | refcount table |
       1 cluster   if encrypted                          data_offset         refcount_blocks_offset
 
-The refcounts come last because, besides the data, only their size depends on the length of the compressed data.
+The refcounts come last because their size depends on the length of the compressed data.
 """
 
 from __future__ import annotations
@@ -23,10 +23,7 @@ from batchdiff.units import ceil_div
 
 @frozen
 class Layout:
-    """The number of clusters in each part of a file, and the options on which these numbers depend.
-
-    ``l1_entries``: the number of entries in the L1 table.
-    """
+    """The number of clusters in each part of a file, and its options."""
 
     geometry: Geometry
     l1_entries: int
@@ -44,38 +41,38 @@ class Layout:
 
     @property
     def l1_offset(self) -> int:
-        """Byte offset of the L1 table."""
+        """In bytes."""
         luks_clusters = ceil_div(self.options.luks_bytes, self.geometry.cluster_size)
         return (1 + luks_clusters) * self.geometry.cluster_size
 
     @property
     def l2_offset(self) -> int:
-        """Byte offset of the first L2 table."""
+        """In bytes."""
         return self.l1_offset + self.l1_clusters * self.geometry.cluster_size
 
     @property
     def data_offset(self) -> int:
-        """Byte offset of the first data cluster."""
+        """In bytes."""
         return self.l2_offset + self.l2_tables * self.geometry.cluster_size
 
     @property
     def refcount_blocks_offset(self) -> int:
-        """Byte offset of the first refcount block."""
+        """In bytes."""
         return self.data_offset + self.data_clusters * self.geometry.cluster_size
 
     @property
     def refcount_table_offset(self) -> int:
-        """Byte offset of the refcount table."""
+        """In bytes."""
         return self.refcount_blocks_offset + self.refcount_blocks * self.geometry.cluster_size
 
     @property
     def file_size(self) -> int:
-        """Size of the file in bytes."""
+        """In bytes."""
         return self.refcount_table_offset + self.refcount_table_clusters * self.geometry.cluster_size
 
     @property
     def refcounted(self) -> int:
-        """Number of clusters that have a refcount: all clusters of the file."""
+        """All clusters of the file."""
         return self.file_size // self.geometry.cluster_size
 
     @property
@@ -85,7 +82,7 @@ class Layout:
 
 
 def fits(virtual_size: int, geometry: Geometry) -> bool:
-    """Return whether an L1 table within QEMU's limit of 32 MiB can map a disk of that size."""
+    """Return whether an L1 table within QEMU's limit can map the disk."""
     return ceil_div(virtual_size, geometry.l2_coverage) * 8 <= MAX_L1_BYTES
 
 
@@ -97,10 +94,9 @@ def plan_layout(
     data_clusters: int,
     options: LayoutOptions = PLAIN_LAYOUT,
 ) -> Layout:
-    """Return the layout of an image with that many L2 tables and data clusters.
+    """Return the layout of an image.
 
-    A preallocated image has tables and clusters for the whole disk instead. An image with its data in another file
-    has no data clusters itself.
+    Both numbers are ignored if the image is preallocated; ``data_clusters`` also if its data is in another file.
     """
     cluster = geometry.cluster_size
     l1_entries = ceil_div(virtual_size, geometry.l2_coverage)
@@ -115,7 +111,7 @@ def plan_layout(
 
 
 def _refcounts(clusters: int, geometry: Geometry) -> tuple[int, int]:
-    """Return the numbers of refcount blocks and refcount table clusters for that many other clusters."""
+    """Return the numbers of refcount blocks and of clusters of the refcount table."""
     # These clusters have refcounts themselves, so repeat until their number no longer grows.
     blocks = table = 0
     while True:
@@ -132,8 +128,8 @@ def granules_to_write(
 ) -> Extents:
     """Return the extents that an overlay must hold, DATA and ZERO, in granules.
 
-    ``units``: what the scan found, in units of ``unit`` bytes. ``whole_clusters``: do not store parts of a cluster
-    separately, because compression cannot. Version 2 has no zero clusters, so zeros are DATA there.
+    ``unit``: bytes of each of the ``units``. ``whole_clusters``: allocate no parts of clusters, as compression
+    cannot. In version 2, zeros are DATA.
     """
     granule = geometry.cluster_size if whole_clusters else geometry.granule
     found = fold(units, max(granule // unit, 1))
@@ -161,9 +157,7 @@ def header_for(
     lazy_refcounts: bool = False,
     data_file: str | None = None,
 ) -> bytes:
-    """Return the header of an image with that layout.
-
-    ``backing``: the name and format of the backing file, if any. ``data_file``: the name of the data file, if any.
+    """Return the header of the image. ``backing``: name and format.
 
     :raises FormatError: as for :func:`.build`.
     """

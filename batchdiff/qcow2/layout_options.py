@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 
 class LayoutOptions(NamedTuple):
-    """The options on which a layout depends.
+    """Options of a new file.
 
-    ``luks_bytes``: the length of the LUKS header, or 0. ``preallocated``: whether every cluster of the disk is
-    allocated, even without data. ``outside``: whether the data clusters are in another file.
+    ``luks_bytes``: the length of the LUKS header, or 0. ``preallocated``: every cluster of the disk is allocated.
+    ``outside``: the data clusters are in another file.
     """
 
     luks_bytes: int = 0
@@ -18,4 +18,3 @@ class LayoutOptions(NamedTuple):
 
 
 PLAIN_LAYOUT = LayoutOptions()
-"""The options of an image that is neither encrypted nor preallocated, and consists of one file."""

@@ -5,8 +5,8 @@
     refcount table    | offset of block 0 | offset of block 1 | 0 | ...       8 bytes each
     refcount block    | cluster 0 | cluster 1 | ...                           1 to 64 bits each, fills a cluster
 
-Source: QEMU ``docs/interop/qcow2.txt``, "Host cluster management"; ``get_refcount_ro0()`` and the functions after
-it in its ``block/qcow2-refcount.c``.
+Source: QEMU ``docs/interop/qcow2.txt``, "Host cluster management"; ``get_refcount_ro0()`` in its
+``block/qcow2-refcount.c``.
 """
 
 from __future__ import annotations
@@ -23,15 +23,14 @@ from batchdiff.qcow2.faults import FormatError
 from batchdiff.units import ceil_div
 
 Numbers = npt.NDArray[np.int64]
-"""Numbers of clusters of the file, or counts."""
 
 _REPAIR = "Repair a copy of it with `qemu-img check -r all`, and use the copy if a VM starts on it."
 
 
 class Refcounts(NamedTuple):
-    """The refcounts of a file: their table, the base-2 logarithm of their width in bits, and the cluster size.
+    """The refcounts of a file.
 
-    ``read`` returns bytes of the file, by length and offset.
+    ``order``: the base-2 logarithm of their width in bits. ``read`` takes length and offset.
     """
 
     table: Words
@@ -41,18 +40,18 @@ class Refcounts(NamedTuple):
 
     @property
     def in_block(self) -> int:
-        """The number of refcounts in a block."""
+        """Refcounts in a block."""
         return (self.cluster_size * 8) >> self.order
 
 
 def check_refcounts(refcounts: Refcounts, clusters: Numbers, references: Numbers) -> None:
     """Check that no cluster has more references than its refcount allows.
 
-    A cluster may have fewer: a leaked cluster has none, and the references of snapshots are not counted.
+    Fewer are allowed: clusters can be leaked, and the references of snapshots are not counted.
 
-    ``clusters``: numbers, ascending; ``references``: the least number of uses of each cluster.
+    ``clusters``: numbers, ascending; ``references``: of each cluster.
 
-    :raises FormatError: a cluster has more uses than its refcount states.
+    :raises FormatError: a cluster has more.
     """
     for first, last, block in _by_block(refcounts, clusters):
         found = _in_block(refcounts, block, clusters[first:last] % refcounts.in_block)
@@ -69,7 +68,7 @@ def check_refcounts(refcounts: Refcounts, clusters: Numbers, references: Numbers
 
 
 def _by_block(refcounts: Refcounts, clusters: Numbers) -> Iterator[tuple[int, int, int]]:
-    """Yield start and end index of the clusters of each refcount block, and its offset, or 0 if it is missing."""
+    """Yield start and end index of each block's clusters, and the block's offset, or 0 if it is missing."""
     blocks, table = clusters // refcounts.in_block, refcounts.table
     edges = [0, *(np.flatnonzero(blocks[1:] != blocks[:-1]) + 1).tolist(), len(blocks)]
     for first, last in itertools.pairwise(edges):
@@ -79,7 +78,7 @@ def _by_block(refcounts: Refcounts, clusters: Numbers) -> Iterator[tuple[int, in
 
 
 def _in_block(refcounts: Refcounts, block: int, places: Numbers) -> Words:
-    """Return the refcounts at ascending indices in the block at offset ``block``; all are 0 if ``block`` is 0."""
+    """``block``: the offset of the block, or 0 if it is missing; ``places``: ascending indices in it."""
     if block == 0:
         return np.zeros(len(places), dtype=np.uint64)
     order, low, high = refcounts.order, int(places[0]), int(places[-1]) + 1

@@ -7,7 +7,7 @@
     refcounts                   of these clusters             1 1 1   0     7 is used twice, 9 is free: refused
 
 The L2 tables and the data of snapshots, and the data of bitmaps, are not counted: QEMU does not need them to read
-the disk, and a refcount may be higher than the number of counted references.
+the disk.
 
 Source: QEMU ``docs/interop/qcow2.txt``; ``check_refcounts_l2()`` in its ``block/qcow2-refcount.c``.
 """
@@ -27,22 +27,21 @@ from batchdiff.qcow2.refcounts import Numbers, Refcounts, check_refcounts
 from batchdiff.units import ceil_div
 
 _COUNTED_AT_ONCE = 1 << 20
-"""References that are sorted at a time, in 60 MiB of memory: those to 64 GiB of clusters of 64 KiB."""
+"""References to sort at a time, to limit memory use."""
 
 _IN_BATCH = 16 << 10
-"""The minimum number of entries that are examined together, except at the end."""
 
 SNAPSHOT_TABLE = "the snapshot table"
 
 _BUCKETS = 12
-"""The base-2 logarithm of the maximum number of parts of the file whose references are counted separately."""
+"""The base-2 logarithm of the maximum number of buckets."""
 
 Entries = Callable[[], Iterator[Words]]
-"""A function that returns a new iterator over the entries of all L2 tables, some tables at a time."""
+"""Returns a new iterator over the entries of all L2 tables, some tables at a time."""
 
 
 class Table(NamedTuple):
-    """Metadata of one kind: the offsets of its tables, the bytes of each, and the kind's name with an article."""
+    """Metadata of one kind. ``length``: bytes of each table; ``name``: with an article."""
 
     offsets: Numbers
     length: int
@@ -50,7 +49,7 @@ class Table(NamedTuple):
 
 
 class _Metadata(NamedTuple):
-    """The clusters of all metadata: their numbers, ascending, and for each the index of its :class:`Table`."""
+    """The clusters of all metadata, ascending, and for each the index of its :class:`Table`."""
 
     clusters: Numbers
     kinds: Numbers
@@ -62,7 +61,7 @@ def table_at(offset: int, length: int, name: str) -> Table:
 
 
 def metadata_of(header: Header, blocks: Numbers, l2_tables: Numbers) -> list[Table]:
-    """Return the header, the tables that it names, and the refcount blocks and L2 tables at the given offsets."""
+    """Return the header, the parts that it names, the refcount blocks and the L2 tables."""
     cluster = header.geometry.cluster_size
     return [
         *(table_at(offset, length, f"the {name}") for offset, length, name in header.tables()),
@@ -72,10 +71,7 @@ def metadata_of(header: Header, blocks: Numbers, l2_tables: Numbers) -> list[Tab
 
 
 def require_apart(metadata: list[Table], cluster: int) -> None:
-    """Require that no two tables share a cluster.
-
-    :raises FormatError: two tables do.
-    """
+    """Raise :class:`FormatError` if two tables share a cluster."""
     _metadata_clusters(metadata, cluster)
 
 
@@ -86,8 +82,7 @@ def check_references(
 
     ``size``: bytes of the file.
 
-    :raises FormatError: an entry is invalid; the tables map more bytes than the file has; two uses of a cluster
-        exclude each other; or a refcount is lower than the number of uses.
+    :raises FormatError: an entry, a reference or a refcount is invalid.
     """
     cluster = geometry.cluster_size
     used = _metadata_clusters(metadata, cluster)
@@ -100,7 +95,7 @@ def check_references(
 
 
 def referenced_clusters(words: Words, geometry: Geometry) -> Numbers:
-    """Return the number of each cluster that L2 entries name, unsorted, once for each entry that names it."""
+    """Return the numbers of the clusters that L2 entries name, unsorted, with repetitions."""
     entry = words[:, 0] if geometry.extended_l2 else words
     packed = (entry & COMPRESSED) != 0
     bits = geometry.cluster_bits
@@ -117,17 +112,13 @@ def referenced_clusters(words: Words, geometry: Geometry) -> Numbers:
 
 
 def _named(entry: Words, bits: int) -> Numbers:
-    """Return the numbers of the clusters that standard entries name; skip entries without a cluster."""
     host: Numbers = ((entry & OFFSET_MASK) >> np.uint64(bits)).astype(np.int64)
     used: Numbers = host[host != 0]
     return used
 
 
 def _metadata_clusters(metadata: list[Table], cluster: int) -> _Metadata:
-    """Return the clusters of all tables.
-
-    :raises FormatError: two tables share a cluster.
-    """
+    """Return the clusters of all tables, of which no two may share one."""
     numbers, kinds = [], []
     for kind, (offsets, length, _) in enumerate(metadata):
         count = ceil_div(length, cluster)
@@ -158,7 +149,7 @@ def check_entries(
 ) -> None:
     """Check every entry of every L2 table; call ``found`` with each checked batch. ``size``: bytes of the file.
 
-    :raises FormatError: an entry is invalid, or the tables map more bytes than the file has.
+    :raises FormatError: an entry is invalid, or the tables map too much.
     """
     mapped = 0
     for words in _batches(entries):
@@ -170,12 +161,7 @@ def check_entries(
 
 
 def _sorted_references(entries: Entries, geometry: Geometry, size: int) -> Iterator[Numbers]:
-    """Yield all references to clusters in the file, ascending, some at a time, after checking every entry.
-
-    If there are more than a million, the tables are read again for about each million, to limit memory use.
-
-    :raises FormatError: an entry is invalid, or the tables map more bytes than the file has.
-    """
+    """Check every entry, then yield all references, ascending, some at a time to limit memory use."""
     clusters = ceil_div(size, geometry.cluster_size)
     shift = max(clusters.bit_length() - _BUCKETS, 0)
     buckets = np.zeros((clusters >> shift) + 1, dtype=np.int64)
@@ -203,7 +189,7 @@ def _sorted_references(entries: Entries, geometry: Geometry, size: int) -> Itera
 
 
 def _batches(entries: Entries) -> Iterator[Words]:
-    """Yield the entries of several tables at once: small clusters have small tables, with which numpy is slow."""
+    """Join the entries of several tables: small clusters have small tables, with which numpy is slow."""
     kept: list[Words] = []
     count = 0
     for words in entries():
@@ -217,14 +203,14 @@ def _batches(entries: Entries) -> Iterator[Words]:
 
 
 def _sorted(found: list[Numbers]) -> Numbers:
-    # Most files were written in order, and a stable sort of those is several times as fast as numpy's default.
+    # Most files were written in order, and a stable sort of those is faster than numpy's default.
     joined = np.concatenate(found)
     joined.sort(kind="stable")
     return joined
 
 
 def _parts(buckets: Numbers) -> Iterator[tuple[int, int]]:
-    """Yield start and end index of buckets whose references can be sorted together; a lone one may have more."""
+    """Yield start and end index of buckets to sort together; a lone one may exceed the limit."""
     low = total = 0
     for index, count in enumerate(buckets.tolist()):
         if total and total + count > _COUNTED_AT_ONCE:

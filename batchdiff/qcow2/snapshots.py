@@ -1,4 +1,4 @@
-"""The table of internal snapshots, checked as QEMU checks it when it opens a file.
+"""The table of internal snapshots.
 
 ::
 
@@ -25,11 +25,11 @@ _REPAIR = "Repair a copy of it with `qemu-img check -r all`, which shortens the 
 def snapshot_tables(
     read: Callable[[int, int], bytes], offset: int, count: int
 ) -> tuple[int, list[tuple[int, int]]]:
-    """Return the file offset at which the table of ``count`` snapshots ends, and their L1 tables.
+    """Return the file offset of the table's end, and offset and bytes of each snapshot's L1 table.
 
-    Each L1 table is a file offset and a length in bytes. ``read`` returns bytes of the file, by offset and length.
+    ``read`` takes offset and length.
 
-    :raises FormatError: QEMU would refuse an entry, or the length of the table.
+    :raises FormatError: an entry or the table is too long.
     """
     at, tables = offset, []
     for number in range(count):

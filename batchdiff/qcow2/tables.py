@@ -2,7 +2,7 @@
 
 ::
 
-    extents (granules)   |DATA|....|ZERO|DATA DATA|          one batch: 1 MiB of L2 tables, or a larger one
+    extents (granules)   |DATA|....|ZERO|DATA DATA|          one batch of L2 tables
     kind of each granule  3    0 0  1    3    3
     L2 entries            host      zero host host           hosts come from the writer of the data
 """
@@ -22,26 +22,26 @@ from batchdiff.qcow2.layout import Layout
 from batchdiff.units import ceil_div
 
 _BATCH_BYTES = 1 << 20
-"""The bytes of L2 tables, or of 16-bit refcounts, built at a time; at least one table is built."""
+"""Bytes of L2 tables, or of 16-bit refcounts, to build at a time."""
 
 
 @frozen
 class TableBatch:
-    """L2 tables that are adjacent in a new image's file. ``position``: the number of L2 tables before them."""
+    """Adjacent L2 tables of a new file. ``position``: the number of L2 tables before them."""
 
     position: int
     indices: npt.NDArray[np.int64]
     """The index of each table in the L1 table."""
     extents: Extents
-    """The extents that the tables map, in granules."""
+    """In granules."""
     kinds: npt.NDArray[np.uint8]
     """The kind of each granule, table after table."""
     geometry: Geometry
     preallocated: int = 0
-    """The number of the disk's clusters if each has a place for data; otherwise 0."""
+    """The disk's clusters if all have a place for data; otherwise 0."""
 
     def data_clusters(self) -> npt.NDArray[np.int64]:
-        """Return the numbers of the guest clusters that have a place for data, ascending."""
+        """Return the guest clusters that have a place for data, ascending."""
         place = np.flatnonzero(self._has_data())
         table, entry = np.divmod(place, self.geometry.l2_entries)
         return self.indices[table] * self.geometry.l2_entries + entry
@@ -79,7 +79,7 @@ def _compressed(entries: Words) -> npt.NDArray[np.bool_]:
 
 
 def table_batches(extents: Extents, geometry: Geometry, *, preallocated: int = 0) -> Iterator[TableBatch]:
-    """Yield the L2 tables of an image with these extents (in granules) in batches, ascending.
+    """Yield the L2 tables for extents (in granules), ascending.
 
     ``preallocated``: as in :class:`TableBatch`.
     """
@@ -99,14 +99,14 @@ def table_batches(extents: Extents, geometry: Geometry, *, preallocated: int = 0
 
 
 def _used_tables(extents: Extents, geometry: Geometry, all_tables: int) -> npt.NDArray[np.int64]:
-    """Return the indices of the L2 tables in use. ``all_tables``: their number if all are in use, otherwise 0."""
+    """``all_tables``: the number of L2 tables if all are in use, otherwise 0."""
     if all_tables:
         return np.arange(all_tables, dtype=np.int64)
     return numbers(fold(extents, geometry.l2_entries * geometry.granules))
 
 
 def l1_table(extents: Extents, layout: Layout) -> bytes:
-    """Return the L1 table of an image with these extents (in granules); its L2 tables are stored without gaps."""
+    """Return the L1 table for extents (in granules)."""
     geometry = layout.geometry
     table = np.zeros(layout.l1_entries, dtype=np.uint64)
     used = _used_tables(extents, geometry, layout.l1_entries if layout.options.preallocated else 0)
@@ -116,13 +116,13 @@ def l1_table(extents: Extents, layout: Layout) -> bytes:
 
 
 def refcount_table(layout: Layout) -> bytes:
-    """Return the refcount table: the offset of each refcount block."""
+    """Return the bytes of the refcount table."""
     blocks = np.arange(layout.refcount_blocks, dtype=np.uint64) * np.uint64(layout.geometry.cluster_size)
     return (blocks + np.uint64(layout.refcount_blocks_offset)).astype(">u8").tobytes()
 
 
 def refcounts(layout: Layout, data: npt.NDArray[np.uint16] | None) -> Iterator[tuple[int, bytes]]:
-    """Yield the file offset and the bytes of each part of the refcounts of all clusters of the file.
+    """Yield the file offset and bytes of each part of the file's refcounts.
 
     ``data``: the refcount of each data cluster; None if each is 1.
     """
@@ -138,7 +138,7 @@ def refcounts(layout: Layout, data: npt.NDArray[np.uint16] | None) -> Iterator[t
 
 
 def _packed(counts: npt.NDArray[np.uint16], bits: int) -> bytes:
-    """Return refcounts of ``bits`` bits as bytes: big-endian; within a byte, the first has the lowest bits."""
+    """Pack refcounts: big-endian; within a byte, the first has the lowest bits."""
     if bits >= 8:
         return counts.astype(f">u{bits // 8}").tobytes()
     in_byte = 8 // bits

@@ -1,4 +1,4 @@
-"""External programs that run in the background, and are killed when this process dies, even by SIGKILL.
+"""External programs in the background, killed when this process dies, even by SIGKILL.
 
 ::
 
@@ -6,7 +6,7 @@
           |                           ^ same group
           `---- listening socket ---> the program, confined
 
-Confinement and the memory limit are those of :mod:`batchdiff.qemu.programs`. Run time and CPU time have no limit.
+Confinement and the memory limit are those of :mod:`batchdiff.qemu.programs`; their time is not limited.
 """
 
 from __future__ import annotations
@@ -25,17 +25,14 @@ from batchdiff.qemu.landlock import start_confined
 from batchdiff.qemu.programs import CompletedProgram
 
 _MOST_PRINTED = 1 << 20
-"""The maximum bytes of output: a program that writes more is killed."""
+"""The maximum bytes of output."""
 
 _AS_SERVICE = 'export LISTEN_PID=$$; exec "$@" 3<&0 </dev/null'
-"""LISTEN_PID must be the program's own PID, so the process that becomes the program sets it.
-
-The socket must be descriptor 3.
-"""
+"""LISTEN_PID must be the program's own PID, and the socket descriptor 3."""
 _KILL_GROUP_AT_END = "read -r _; kill -KILL 0"
 
 LOWEST_DESCRIPTOR = 10
-"""The lowest descriptor that a program may inherit: the shell that starts the program uses lower ones."""
+"""The shell that starts the program uses lower ones."""
 
 
 class BackgroundProgram:
@@ -44,15 +41,12 @@ class BackgroundProgram:
     def __init__(
         self, argv: list[str], *, reads: Sequence[str], package: str, listener: int, passed: Sequence[int]
     ) -> None:
-        """Start the program. It gets the socket ``listener`` as systemd would pass it.
+        """Start the program. It gets the socket ``listener`` as systemd would pass it: ``sd_listen_fds(3)``.
 
-        ``reads``: the files that it may open besides installed ones, only to read them. ``passed``: descriptors
-        that it inherits, none below :data:`LOWEST_DESCRIPTOR`. ``package``: the Debian package to install if the
-        program is missing.
+        ``reads``: files that it may read besides installed ones. ``passed``: descriptors that it inherits, none
+        below :data:`LOWEST_DESCRIPTOR`. ``package``: the Debian package that contains it.
 
-        Source: systemd, ``sd_listen_fds(3)``.
-
-        :raises ProgramError: the program is missing, or could not be started.
+        :raises ProgramError: the program cannot be started.
         """
         self._argv = tuple(argv)
         with contextlib.ExitStack() as opened:
@@ -82,7 +76,7 @@ class BackgroundProgram:
             self._opened = opened.pop_all()
 
     def described(self, *, ended: bool) -> str:
-        """Return the command, quoted for a shell, and the first 64 KiB of its output, as a clause.
+        """Return the command and the start of its output, as a clause.
 
         ``ended``: add the exit code or signal if the program has ended; must be False in a forked process.
         """
@@ -94,7 +88,7 @@ class BackgroundProgram:
         return CompletedProgram(self._argv, code, output).described()
 
     def wait(self, seconds: float) -> None:
-        """Wait at most ``seconds`` for the program to end by itself."""
+        """Wait for the program to end by itself."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(seconds)
 
@@ -108,7 +102,7 @@ class BackgroundProgram:
 def _watcher() -> Iterator[subprocess.Popen[bytes]]:
     """Yield the leader of a process group; the group is killed when the block or this process ends.
 
-    Ctrl-C does not reach the group. It is in this process's session: otherwise, the program could not join it.
+    Ctrl-C does not reach the group. It is in this process's session, so that the program can join it.
     """
     watcher = subprocess.Popen(
         ["sh", "-c", _KILL_GROUP_AT_END],
@@ -132,7 +126,7 @@ _pipes: set[IO[bytes]] = set()
 
 
 def _close_pipes() -> None:
-    """Close the pipes in a forked process: if they stayed open, the programs could outlive the parent."""
+    """If they stayed open in a forked process, the programs could outlive its parent."""
     for pipe in _pipes:
         pipe.close()
     _pipes.clear()
