@@ -71,14 +71,14 @@ def encrypt(  # noqa: PLR0913  # options by keyword
     stopped: Callable[[], bool] = never,
     percent: Callable[[float], None] | None = None,
 ) -> None:
-    """Encrypt those clusters of a guest that ``selection`` maps, and write them to their places in ``target``.
+    """Write the clusters of a guest that ``selection`` maps to their places in ``target``, encrypted.
 
     ``selection``: a qcow2 file in memory; its external data file is the guest's disk. ``target``: an encrypted
     qcow2 file with a place for each of these clusters. ``secret_file``: that of ``target``.
 
     :raises InUseError: another program has locked an image.
     :raises OSError: the disk is full, or a file cannot be used.
-    :raises SecretError: a secret cannot be used, or is wrong.
+    :raises SecretError: a secret cannot be used.
     :raises ProgramError: qemu-img cannot be run, or fails.
     :raises StopError: ``stopped`` became true.
     """

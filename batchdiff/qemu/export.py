@@ -1,4 +1,4 @@
-"""Read-only exports of images: qemu-nbd, confined, parses the format and serves the disk.
+"""Read-only exports of images by confined qemu-nbd processes.
 
 ::
 
@@ -42,7 +42,6 @@ _WAIT_FOR_KEYS = 600.0
 """If QEMU must first open a key slot: the most rounds take an idle CPU a few minutes."""
 
 _GOODBYE = 5.0
-"""Seconds to wait for a server to end."""
 
 _QUEUE = 2048
 """More than there can be workers."""
@@ -55,8 +54,8 @@ class BlockDevice(NamedTuple):
     """Everything that QEMU needs to open an image, besides its file.
 
     ``options``: the format's, with dots between nested names; None is JSON's null. ``objects``: values of
-    ``--object``, with commas in paths doubled. ``reads``: other files that QEMU may read. ``inherits``: none below
-    :data:`.LOWEST_DESCRIPTOR`. ``secret_file``: None if QEMU needs no secret.
+    ``--object``, with commas in paths doubled. ``reads``: other files that QEMU may read. ``inherits``:
+    descriptors, none below :data:`.LOWEST_DESCRIPTOR`. ``secret_file``: None if QEMU needs no secret.
     """
 
     driver: str
@@ -146,7 +145,7 @@ class Export:
 
 @contextmanager
 def _listening() -> Iterator[tuple[socket.socket, int]]:
-    """Yield a listening socket without a path, and a descriptor that reaches it."""
+    """Yield a listening socket, and a descriptor that reaches it."""
     with socket.socket(socket.AF_UNIX) as listener:
         try:
             place = _bound(listener)

@@ -23,7 +23,7 @@ _NOWHERE = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
 
 
 class ImageMap(NamedTuple):
-    """Runs of data on the disk, ascending: start, end, offset in the file, and number of the VMDK extent, if any.
+    """Runs of data on the disk, ascending: start, end, offset in the file, and number of the VMDK extent.
 
     ``files``: zeros if the image is one file. ``absent``: the starts and the ends of the runs in which a backing
     file, if any, shows through. All other bytes are zeros, if data was located.

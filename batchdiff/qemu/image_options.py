@@ -24,8 +24,8 @@ def names_of(
     """Return arguments that name images so that QEMU mistakes no part of a path for a protocol or an option.
 
     JSON is UTF-8, so if a path has other bytes, options name the images instead. ``secrets``: QEMU's names, by the
-    paths of the files. ``alone``: whether to open no backing files. ``of_files``: options for each
-    file in the images' chains. Source: QEMU, ``qemu-img`` manual, ``--image-opts``.
+    paths of the files. ``alone``: whether to open no backing files. ``of_files``: options for each file in the
+    images' chains. Source: QEMU, ``qemu-img`` manual, ``--image-opts``.
 
     :raises OSError: an image cannot be examined.
     """

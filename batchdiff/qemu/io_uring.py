@@ -1,4 +1,4 @@
-"""Reading with io_uring, which costs QEMU less CPU time than its default, a pool of threads."""
+"""Reading with io_uring, which costs QEMU less CPU time than its default."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from batchdiff.qemu.programs import CompletedProgram
 from batchdiff.units import SECTOR
 
 _FIRST_SOUND = (7, 1)
-"""The first version of QEMU that continues a short read at the right place in the file.
+"""Older versions of QEMU continue a short read at a wrong place in the file.
 
-Source: QEMU's commit c06fc7ce147e, "io_uring: fix short read slow path".
+Source: QEMU's commit c06fc7ce147e.
 """
 
 _refused = threading.Event()

@@ -49,8 +49,8 @@ def start_confined(
     """Call ``start`` in a confined thread, and return its result; what it raises is raised here.
 
     The program can read and run installed files, read ``reads``, and read and write the existing files ``writes``.
-    ``program``: its name or path; files near it count as installed. If the kernel has no Landlock (before 5.13, or
-    disabled), the program runs unconfined.
+    ``program``: its name or path; its folder and those of its libraries count as installed. If the kernel has no
+    Landlock, the program runs unconfined.
 
     :raises OSError: the program cannot be confined.
     """

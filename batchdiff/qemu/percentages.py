@@ -24,7 +24,7 @@ class Percentages:
         self._held = b""
 
     def without(self, piece: bytes) -> bytes:
-        """Return the next output without percentages; hold back a possible beginning of one."""
+        """Return output without percentages; hold back a possible beginning of one."""
         text = self._held + piece
         for found in _MARK.finditer(text):
             self.latest = min(float(found[1]), 100.0)

@@ -1,7 +1,7 @@
 """External programs that run to their end.
 
-A program gets the C locale, no standard input, a session of its own, and limits on time and memory. Programs are
-confined as in :mod:`batchdiff.qemu.landlock`, unless the caller asks otherwise.
+A program gets the C locale, no standard input, and limits on time and memory. Confinement:
+:mod:`batchdiff.qemu.landlock`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ running: set[subprocess.Popen[bytes]] = set()
 """Leaders of process groups."""
 
 _GLANCE = 0.1
-"""The most seconds between checks for a request to stop."""
+"""Seconds between checks for a request to stop, at most."""
 
 
 @frozen
@@ -64,7 +64,7 @@ class CompletedProgram:
     output: str
 
     def described(self) -> str:
-        """Return the command, its end and its output, as a clause."""
+        """Return the command, how it ended, and its output, as a clause."""
         how = f"killed by {signal_name(-self.code)}" if self.code < 0 else f"exit code {self.code}"
         output = as_clause(self.output)
         return f"`{shell_line(self.argv)}` ({how}){': ' + output if output else ''}"

@@ -106,7 +106,7 @@ _CRASHES = "Convert it with a newer version of QEMU, or with the program that ma
 
 
 def file_map(image: ImageSource, *, most_output: int = _LARGEST_MAP) -> str:
-    """Return the JSON list of an image's ranges that `qemu-img map` prints.
+    """Return the JSON list that `qemu-img map` prints.
 
     Source: QEMU, ``qemu-img`` manual, "map", and ``qapi/block-core.json`` (MapEntry).
 
@@ -179,7 +179,7 @@ def compare(
     require_success(done)
 
 
-_PERCENTAGES = "-p"  # of `compare` and `convert`
+_PERCENTAGES = "-p"
 
 _MISMATCH = "mismatch"
 
@@ -189,8 +189,7 @@ _EXACT_SIZE = {ImageFormat.VPC: ("-o", "force_size=on"), ImageFormat.VHDX: ("-o"
 
 _UNMEASURED = "Unable to get accurate CPU usage"
 _CREATIONS = 30
-"""QEMU measures how fast the CPU is, and fails if no time passes by its clock: on some virtual machines, in a third
-of all attempts."""
+"""QEMU measures the CPU's speed, and fails if no time passes by its clock: in a third of attempts on some VMs."""
 
 
 def convert(  # noqa: PLR0913  # options by keyword
@@ -202,7 +201,7 @@ def convert(  # noqa: PLR0913  # options by keyword
     stopped: Callable[[], bool] = never,
     percent: Callable[[float], None] | None = None,
 ) -> None:
-    """Write the whole disk of an image with its backing chain to the open file ``target``, which is emptied first.
+    """Write the disk of an image with its backing chain to the file ``target``, which is emptied first.
 
     ``new``: the format of ``target``, and the file with its secret, if any.
 
@@ -241,8 +240,7 @@ def run_to_write(  # noqa: PLR0913  # options by keyword
 ) -> None:
     """Run a verb of qemu-img that writes to open files.
 
-    ``images``: those that it reads, with their chains. ``memory``: files in memory, or these images. ``seconds``:
-    added to ten minutes.
+    ``images``: those that it reads. ``memory``: files in memory, or these images. ``seconds``: beyond ten minutes.
 
     :raises InUseError: another program has locked an image.
     :raises OSError: the disk is full, or a quota is used up.
