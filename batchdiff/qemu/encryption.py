@@ -1,4 +1,4 @@
-"""The encryption of new overlays by qemu-img: the LUKS header and the data.
+"""The encryption of new overlays by qemu-img.
 
 Source: QEMU, ``qemu-img`` manual, "convert"; ``qapi/block-core.json`` (BlockdevOptionsQcow2, BlockdevOptionsNull).
 """
@@ -19,19 +19,19 @@ from batchdiff.qemu.secrets import secrets_of
 from batchdiff.units import MIB
 
 _SECONDS_FOR_A_HEADER = 600
-"""Seconds added to the usual time limit: a manifest can demand that each guess at the secret takes 30 seconds."""
+"""Added to the usual time limit: a manifest can demand slow guesses at the secret."""
 
 
 def new_luks_header(
     secret_file: str, options: Mapping[str, str | int], *, stopped: Callable[[], bool] = never
 ) -> bytes:
-    """Return a new LUKS header with a key slot for the secret; QEMU creates it in an empty image in memory.
+    """Return a new LUKS header with a key slot for the secret.
 
-    ``options``: further options of ``qemu-img create``, without the prefix ``encrypt.``.
+    ``options``: options of ``qemu-img create``, without the prefix ``encrypt.``.
 
-    :raises ImageError: the secret cannot be read, or cannot be a secret.
-    :raises OSError: the file in memory cannot be created or written.
-    :raises ProgramError: qemu-img is missing or fails.
+    :raises ImageError: the secret cannot be used.
+    :raises OSError: a file in memory cannot be created or written.
+    :raises ProgramError: qemu-img cannot be run, or fails.
     :raises StopError: ``stopped`` became true.
     """
     image = ImageSource("", ImageFormat.QCOW2, secret_file=secret_file)
@@ -71,17 +71,15 @@ def encrypt(  # noqa: PLR0913  # options by keyword
     stopped: Callable[[], bool] = never,
     percent: Callable[[float], None] | None = None,
 ) -> None:
-    """Encrypt those clusters of a guest that ``selection`` maps, and write them to their places in ``target``.
+    """Write the clusters of a guest that ``selection`` maps to their places in ``target``, encrypted.
 
-    ``guest_fd``: the descriptor of the guest's own file. ``selection``: the descriptor of a qcow2 file in memory
-    that has the guest's disk as its external data file. ``target``: the descriptor of an encrypted qcow2 file that
-    has a place for each of these clusters. ``secret_file``: the file with the secret of ``target``.
-    ``virtual_size``: bytes of the disk. ``percent``: called repeatedly with the percentage that is done.
+    ``selection``: a qcow2 file in memory; its external data file is the guest's disk. ``target``: an encrypted
+    qcow2 file with a place for each of these clusters. ``secret_file``: that of ``target``.
 
-    :raises InUseError: a VM or another program is using the guest.
-    :raises OSError: the disk is full, or the guest is missing.
-    :raises SecretError: a secret cannot be read, cannot be a secret, or is wrong.
-    :raises ProgramError: qemu-img is missing or fails.
+    :raises InUseError: another program has locked an image.
+    :raises OSError: the disk is full, or a file cannot be used.
+    :raises SecretError: a secret cannot be used.
+    :raises ProgramError: qemu-img cannot be run, or fails.
     :raises StopError: ``stopped`` became true.
     """
     new = ImageSource("", ImageFormat.QCOW2, secret_file=secret_file)
@@ -105,7 +103,7 @@ def encrypt(  # noqa: PLR0913  # options by keyword
 
 
 def _by_utf8(image: ImageSource, fd: int) -> ImageSource:
-    """Return an image, with the path of its descriptor if its own path is not UTF-8, as JSON requires."""
+    """Return an image with a path in UTF-8, as JSON requires."""
     try:
         image.path.encode("utf-8")
     except UnicodeEncodeError:

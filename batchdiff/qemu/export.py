@@ -1,16 +1,15 @@
-"""Read-only exports of images: qemu-nbd, confined, parses the format and serves the disk.
+"""Read-only exports of images by confined qemu-nbd processes.
 
 ::
 
     the image's descriptor --> qemu-nbd --> socket without a path --> connections of the processes that read
 
-The server gets the descriptor of the inspected file, so no other file can take that file's place. The server's
-socket is bound in a private folder, which is removed before the server starts: a server leaves nothing behind, and
-other users cannot connect. The server ends with its last connection or with the process that started it.
+The server gets the descriptor of the inspected file, so no other file can take that file's place. The socket is
+bound in a private folder that is removed before the server starts, so other users cannot connect. The server ends
+with its last connection or with the process that started it.
 
-FUSE is not used, because Landlock denies mount(2) to a confined program and to all that it starts, such as
-fusermount3: a daemon that mounts would have to parse hostile images unconfined. A FUSE export of QEMU 7.2 was also
-slower (0.66 GiB/s, against 1.6 GiB/s with nbdcopy), and a process that reads from a stopped FUSE daemon hangs.
+FUSE is not used: Landlock denies mount(2) to confined programs, so a daemon that mounts would have to parse
+hostile images unconfined. Also, a process that reads from a stopped FUSE daemon hangs.
 """
 
 from __future__ import annotations
@@ -38,31 +37,25 @@ from batchdiff.qemu.secrets import wrong_secret
 _NAME, _PACKAGE = "qemu-nbd", "qemu-utils"
 
 _WAIT = 120.0
-"""The longest wait in seconds for an answer, for example to a read of 256 KiB from a busy disk."""
 
 _WAIT_FOR_KEYS = 600.0
-"""The longest wait in seconds if QEMU must open a key slot first.
-
-An idle CPU takes a few minutes for the most rounds that an image may need.
-"""
+"""If QEMU must first open a key slot: the most rounds take an idle CPU a few minutes."""
 
 _GOODBYE = 5.0
-"""Seconds to wait for a server to end after a connection to it has failed."""
 
 _QUEUE = 2048
-"""The number of connections that may wait to be accepted: more than there can be workers."""
+"""More than there can be workers."""
 
 _OF_THE_FOLDER = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.EOPNOTSUPP})
-"""The errors that another folder may avoid: the folder is missing or not writable, or cannot hold sockets."""
+"""Errors that another folder may avoid."""
 
 
 class BlockDevice(NamedTuple):
     """Everything that QEMU needs to open an image, besides its file.
 
-    ``driver``: QEMU's name for the format; ``options``: names and values of the format's options, with dots
-    between nested names; None is JSON's null. ``objects``: values of ``--object``, with commas in paths doubled.
-    ``reads``: other files that QEMU may read; ``inherits``: descriptors that it needs, none below
-    :data:`.LOWEST_DESCRIPTOR`. ``secret_file``: the file with the secret; None if QEMU needs no secret.
+    ``options``: the format's, with dots between nested names; None is JSON's null. ``objects``: values of
+    ``--object``, with commas in paths doubled. ``reads``: other files that QEMU may read. ``inherits``:
+    descriptors, none below :data:`.LOWEST_DESCRIPTOR`. ``secret_file``: None if QEMU needs no secret.
     """
 
     driver: str
@@ -80,11 +73,11 @@ class Export:
     """
 
     def __init__(self, path: str, fd: int, device: BlockDevice) -> None:
-        """Start the server for the image that is open as ``fd``. ``path``: the image's name in messages.
+        """Start the server. ``path``: the image's name in messages.
 
-        :raises ImageError: QEMU refuses the image, or does not open it in time.
+        :raises ImageError: QEMU does not open the image, or not in time.
         :raises OSError: no further file can be opened.
-        :raises ProgramError: qemu-nbd is missing or could not be started, or no socket could be created for it.
+        :raises ProgramError: qemu-nbd cannot be started, or no socket can be created for it.
         """
         self._path, self._owner, self._secret_file = path, os.getpid(), device.secret_file
         with ExitStack() as opened:
@@ -104,7 +97,7 @@ class Export:
     def connect(self) -> NbdConnection:
         """Return a new connection.
 
-        :raises ImageError: no connection is possible, for example because the server has ended.
+        :raises ImageError: no connection is possible.
         """
         return self._connection(self.failure)
 
@@ -125,7 +118,7 @@ class Export:
         return wrong_secret(words, secret_files) or unopened
 
     def failure(self, error: OSError) -> ImageError:
-        """Return the error to raise if connecting, or a read, has failed with ``error``."""
+        """Return the error to raise after a failure to connect or to read."""
         why, remedy = error.strerror or str(error), "If `qemu-img convert` can read it, report this as a bug."
         if isinstance(error, ConnectionError):
             why = f"{_NAME}, which was reading it, has ended: {self._last_words()}"
@@ -152,7 +145,7 @@ class Export:
 
 @contextmanager
 def _listening() -> Iterator[tuple[socket.socket, int]]:
-    """Yield a listening socket without a path, and a descriptor through which it can be reached."""
+    """Yield a listening socket, and a descriptor that reaches it."""
     with socket.socket(socket.AF_UNIX) as listener:
         try:
             place = _bound(listener)
@@ -166,7 +159,6 @@ def _listening() -> Iterator[tuple[socket.socket, int]]:
 
 
 def _unbound(error: OSError) -> ProgramError:
-    """Return the error to raise if no socket can be created in the folder for temporary files."""
     why, remedy = error.strerror or str(error), f"Set TMPDIR to a folder that you can write to, {AGAIN}"
     if error.errno not in _OF_THE_FOLDER:
         why, remedy = explain(error, Deed.CREATE)
@@ -175,7 +167,6 @@ def _unbound(error: OSError) -> ProgramError:
 
 
 def _bound(listener: socket.socket) -> int:
-    """Bind a socket to a path that is removed at once; return a descriptor through which it can be reached."""
     # The folder is private: no other user can connect meanwhile. Through /proc, the path is never too long.
     with tempfile.TemporaryDirectory(prefix="batchdiff-") as folder:
         fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -187,7 +178,6 @@ def _bound(listener: socket.socket) -> int:
 
 
 def _served(image: int, device: BlockDevice, listener: socket.socket) -> BackgroundProgram:
-    """Start a server for the image that is open as descriptor ``image``."""
     path = inherited(image)
     kind = "host_device" if stat.S_ISBLK(os.fstat(image).st_mode) else "file"
     # QEMU's own lock would keep a VM from starting; whoever reads the image keeps writers away if necessary.

@@ -23,10 +23,10 @@ _NOWHERE = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
 
 
 class ImageMap(NamedTuple):
-    """Runs of data on the disk, ascending: start, end, offset in the file, and number of the VMDK extent, if any.
+    """Runs of data on the disk, ascending: start, end, offset in the file, and number of the VMDK extent.
 
-    ``size``: bytes of the disk. ``files``: zeros if the image is one file. ``absent``: the starts and the ends of
-    the runs in which a backing file shows through. All other bytes are zeros.
+    ``files``: zeros if the image is one file. ``absent``: the starts and the ends of the runs in which a backing
+    file, if any, shows through. All other bytes are zeros, if data was located.
     """
 
     size: int
@@ -38,13 +38,12 @@ class ImageMap(NamedTuple):
 
 
 def parsed_map(text: str, path: str, edges: _Offsets, *, is_located: bool) -> ImageMap:
-    """Parse the output of `qemu-img map`, and join runs that are adjacent both on the disk and in one file.
+    """Parse the output of `qemu-img map`, and join adjacent runs.
 
     ``edges``: the end of each extent on the disk; empty if the image is one file. ``is_located``: whether data
     must have offsets in the file; if not, the result has no runs of data.
 
-    :raises ImageError: the output is not a gapless map of the image alone, does not match the extents, or, if
-        ``is_located``, lists data without an offset, as for a compressed or encrypted image.
+    :raises ImageError: the output cannot be used.
     """
     try:
         size, table, gaps = 0, array("q"), array("q")
@@ -92,12 +91,12 @@ def _fault(error: Exception) -> str:
 
 
 def in_one_file(starts: _Offsets) -> npt.NDArray[np.uint16]:
-    """Return the value of :attr:`ImageMap.files` for runs of an image that is one file: zeros."""
+    """Return the value of :attr:`ImageMap.files` for an image that is one file."""
     return np.zeros(len(starts), dtype=np.uint16)
 
 
 def _entries(text: str) -> Iterator[dict[str, int]]:
-    """Yield the ranges of a map one at a time: a list of two million would take a gigabyte."""
+    """Yield ranges one at a time: a list of two million would take a gigabyte."""
     at = end = 0
     while (gap := _GAP.match(text, at)) is not None:
         entry, at = _DECODER.raw_decode(text, gap.end())

@@ -1,4 +1,4 @@
-"""The options with which QEMU opens an image: its format and file, and the secrets of its chain.
+"""The options with which QEMU opens an image.
 
 Source: QEMU ``qapi/block-core.json`` (BlockdevOptionsLUKS, BlockdevQcow2Encryption).
 """
@@ -23,12 +23,11 @@ def names_of(
 ) -> list[str]:
     """Return arguments that name images so that QEMU mistakes no part of a path for a protocol or an option.
 
-    These are ``json:`` names. JSON is UTF-8, so if a path has other bytes, all paths are passed as values of
-    options instead, with commas doubled. ``secrets``: QEMU's name for each secret, by the path of its file.
-    ``alone``: whether to open no backing files. ``of_files``: options for each file in the images' chains.
-    Source: QEMU, ``qemu-img`` manual, ``--image-opts``.
+    JSON is UTF-8, so if a path has other bytes, options name the images instead. ``secrets``: QEMU's names, by the
+    paths of the files. ``alone``: whether to open no backing files. ``of_files``: options for each file in the
+    images' chains. Source: QEMU, ``qemu-img`` manual, ``--image-opts``.
 
-    :raises OSError: an image is missing.
+    :raises OSError: an image cannot be examined.
     """
     if all(image.path.isascii() or _is_utf8(image.path) for image in images):
         only: dict[str, object] = {"backing": None} if alone else {}
@@ -47,7 +46,10 @@ def _opened(
 
 
 def node_of(image: ImageSource, ids: dict[str, str]) -> dict[str, object]:
-    """Return the options with which QEMU opens an image as part of another; raise an OSError if it is missing."""
+    """Return the options with which QEMU opens an image as part of another.
+
+    :raises OSError: the image cannot be examined.
+    """
     return _opened(image, image.path, ids, {})
 
 
@@ -60,12 +62,12 @@ def _is_utf8(path: str) -> bool:
 
 
 def decryption(image: ImageSource, ids: dict[str, str]) -> dict[str, object]:
-    """Return the options with which QEMU decrypts an image and its chain. ``ids``: QEMU's names for secrets."""
+    """Return the options with which QEMU decrypts an image and its chain."""
     return _decryption_of_one(image, ids) | _of_backing(image, ids, {})
 
 
 def _of_backing(image: ImageSource, ids: dict[str, str], of_files: Mapping[str, object]) -> dict[str, object]:
-    """Return the options of the backing files. QEMU takes their names and formats from the headers."""
+    """Return options without names and formats of backing files: QEMU takes these from the headers."""
     found: dict[str, object] = {}
     for each in reversed(image.backing):
         own = _decryption_of_one(each, ids) | ({"file": dict(of_files)} if of_files else {}) | found

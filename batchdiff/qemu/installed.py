@@ -1,4 +1,4 @@
-"""The version of the installed qemu-img, the formats and options that it knows, and the ways in which it fails."""
+"""The installed qemu-img: its version, formats, options and failures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from batchdiff.qemu.programs import CompletedProgram
 
 NAME = "qemu-img"
 PACKAGE = "qemu-utils"
-"""The Debian package that contains qemu-img."""
 
 _WHERE = (
     "batchdiff confines qemu-img to the images, to system folders such as /usr, to the folder of qemu-img itself"
@@ -19,13 +18,12 @@ _WHERE = (
 )
 
 _SECONDS_TO_ANSWER = 60
-"""The time limit for a question about qemu-img itself."""
 
 
 def installed_version() -> str:
-    """Return the version of qemu-img, such as 7.2.22; if its output has an unknown form, the whole output.
+    """Return the version of qemu-img; if its output has an unknown form, the whole output.
 
-    :raises ProgramError: qemu-img could not be run, or failed.
+    :raises ProgramError: qemu-img cannot be run, or fails.
     """
     done = _ask("--version")
     words = done.output.split("\n", 1)[0].split()
@@ -34,18 +32,18 @@ def installed_version() -> str:
 
 
 def known_formats() -> list[str]:
-    """Return the formats that qemu-img lists, sorted; it can only read some of them. Empty if it lists none.
+    """Return the formats that qemu-img lists, sorted; it can only read some of them.
 
-    :raises ProgramError: it could not be run, or failed.
+    :raises ProgramError: qemu-img cannot be run, or fails.
     """
     _, found, listed = _ask("--help").output.partition("Supported formats:")
     return sorted(listed.split("\n\n", 1)[0].split()) if found else []
 
 
 def create_options(kind: str) -> list[str]:
-    """Return the names of the options that qemu-img has for creating an image of a format, sorted.
+    """Return the names of the options for creating an image of a format, sorted.
 
-    :raises ProgramError: it could not be run, failed, or cannot create images of that format.
+    :raises ProgramError: qemu-img cannot be run, or fails.
     """
     lines = _ask("create", "-f", kind, "-o", "help").output.splitlines()
     return sorted({line.split("=", 1)[0].strip() for line in lines if "=<" in line})
@@ -71,7 +69,7 @@ def require_success(done: CompletedProgram) -> None:
     """Raise an error if qemu-img has failed.
 
     :raises InUseError: another program has locked an image.
-    :raises ProgramError: it failed for another reason.
+    :raises ProgramError: it has failed for another reason.
     """
     if done.code == 0:
         return
@@ -89,5 +87,5 @@ _LOCKED = re.compile(r"Failed to get .*lock|Failed to lock byte")
 
 
 def is_locked(done: CompletedProgram) -> bool:
-    """Return whether a qemu-img that failed reports that another program has locked an image."""
+    """Return whether a qemu-img that failed reports a locked image."""
     return _LOCKED.search(done.output) is not None

@@ -1,4 +1,4 @@
-"""Reading with io_uring, which costs QEMU less CPU time than its default, a pool of threads."""
+"""Reading with io_uring, which costs QEMU less CPU time than its default."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from batchdiff.qemu.programs import CompletedProgram
 from batchdiff.units import SECTOR
 
 _FIRST_SOUND = (7, 1)
-"""The first version of QEMU that continues a short read at the right place in the file.
+"""Older versions of QEMU continue a short read at a wrong place in the file.
 
-Source: QEMU's commit c06fc7ce147e, "io_uring: fix short read slow path".
+Source: QEMU's commit c06fc7ce147e.
 """
 
 _refused = threading.Event()
-"""Set once QEMU has refused io_uring: QEMU may lack it, or the kernel or a container may forbid it."""
+"""QEMU may lack io_uring, or the kernel or a container may forbid it."""
 
 
 def options(images: Iterable[ImageSource]) -> Mapping[str, object]:
@@ -35,8 +35,7 @@ def options(images: Iterable[ImageSource]) -> Mapping[str, object]:
 def _ends_with_a_sector(path: str) -> bool:
     """Return whether a file's last sector is complete, so that no read of whole sectors is short.
 
-    QEMU 7.2 may wait forever for the rest of a short read: it queues another read after its last look at the queue
-    (``ioq_submit`` in ``block/io_uring.c``). A VMDK descriptor in a file of its own can cause such a read.
+    QEMU 7.2 may wait forever for the rest of a short read (``ioq_submit`` in ``block/io_uring.c``).
     """
     try:
         return os.stat(path).st_size % SECTOR == 0
@@ -45,7 +44,7 @@ def _ends_with_a_sector(path: str) -> bool:
 
 
 def is_refused(done: CompletedProgram) -> bool:
-    """Return whether a program may have failed because of io_uring; then :func:`options` is empty from now on."""
+    """Return whether io_uring may be why a program failed; if so, :func:`options` is empty from now on."""
     refused = done.code != 0 and "io_uring" in done.output
     if refused:
         _refused.set()

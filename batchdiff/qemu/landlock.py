@@ -7,7 +7,7 @@
                                                     `-- the program, confined for good
 
 Landlock needs no privileges. It confines a thread and the processes that the thread starts, so no code needs to
-run between fork and exec. Programs can also use /dev/null: without it, QEMU gives up locking.
+run between fork and exec. Without /dev/null, QEMU gives up locking.
 
 Source: Linux ``Documentation/userspace-api/landlock.rst`` and ``include/uapi/linux/landlock.h``.
 """
@@ -32,9 +32,9 @@ _SET_NO_NEW_PRIVS = 38
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _TRUNCATE = 1, 2, 4, 8, 1 << 14
 _FILES_BY_VERSION = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1}
-"""By Landlock version, the access to files that is denied unless a rule allows it; from 3 on, also truncation."""
+"""By Landlock version, the access to files that is denied unless a rule allows it."""
 _NETWORK, _SCOPES = 0b11, 0b11
-"""TCP, denied from version 4 on; abstract sockets of processes outside and signals to them, from 6 on."""
+"""TCP; abstract sockets of processes outside, and signals to them."""
 
 _INSTALLED = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/nix/store", "/gnu/store")
 _LOADER = ("/etc/ld.so.cache", "/etc/ld.so.preload")
@@ -48,11 +48,11 @@ def start_confined(
 ) -> Process:
     """Call ``start`` in a confined thread, and return its result; what it raises is raised here.
 
-    The program that it starts can read and run installed files, read ``reads``, and read and write the existing
-    files ``writes``. ``program``: its name or path; its folder and those of its libraries count as installed. If
-    the kernel has no Landlock (before 5.13, or disabled), the program runs unconfined.
+    The program can read and run installed files, read ``reads``, and read and write the existing files ``writes``.
+    ``program``: its name or path; its folder and those of its libraries count as installed. If the kernel has no
+    Landlock, the program runs unconfined.
 
-    :raises OSError: one of these files or folders cannot be opened, or no thread can be started and confined.
+    :raises OSError: the program cannot be confined.
     """
     results: list[Process] = []
     errors: list[BaseException] = []
@@ -81,7 +81,6 @@ def version() -> int:
 
 
 def _confine(program: str, reads: Iterable[str], writes: Iterable[str]) -> None:
-    """Confine the calling thread for the rest of its life, if the kernel has Landlock."""
     has = version()
     if not has:
         return
@@ -106,7 +105,6 @@ def _confine(program: str, reads: Iterable[str], writes: Iterable[str]) -> None:
 
 
 def _folders_of(program: str) -> list[str]:
-    """Return the folder of a program, and the folders in which its libraries and other files may be."""
     own = os.path.dirname(os.path.realpath(shutil.which(program) or program))
     libraries = [os.path.join(os.path.dirname(own), name) for name in ("lib", "lib64", "libexec", "share")]
     # The loader ignores an entry that is not a folder; the kernel refuses one.

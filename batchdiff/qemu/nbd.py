@@ -1,4 +1,4 @@
-"""A client of an NBD server: it asks for the size of the disk, the parts that read as zeros, and the bytes.
+"""A client of an NBD server.
 
 ::
 
@@ -6,8 +6,8 @@
     READ, READ, ...    ->  chunks of data
     BLOCK_STATUS       ->  lengths and flags
 
-Every wait has a limit, so a server that hangs, is stopped or dies causes an error. Source: NetworkBlockDevice/nbd,
-``doc/proto.md`` (fixed newstyle negotiation, structured replies, ``base:allocation``).
+Source: NetworkBlockDevice/nbd, ``doc/proto.md`` (fixed newstyle negotiation, structured replies,
+``base:allocation``).
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ _ACK, _INFO, _CONTEXT, _ERROR_BIT = 1, 3, 4, 1 << 31
 _INFO_EXPORT, _INFO_BLOCK_SIZE = 0, 3
 _READ, _BLOCK_STATUS = 0, 7
 _ONE_CHUNK = 4
-"""The flag DF of a read: answer in one piece, without looking for zeros in it."""
+"""The flag DF of a read: answer in one piece."""
 _DATA, _STATUS, _FAILED = 1, 5, 1 << 15
 _LAST = 1
 _ALLOCATION = b"base:allocation"
 _ZERO = 2
 
 _AT_ONCE = 256 * KIB
-"""The most bytes of one read request. While they are being copied, the server prepares the next ones."""
+"""Bytes of one read request."""
 _AHEAD = 4
-"""The maximum number of read requests that wait for an answer at the same time."""
+"""The most requests at once: while one answer is copied, the server prepares the next."""
 _MOST_ASKED = 1 << 31
-"""The most bytes of the disk that one request for block status covers."""
+"""Bytes of one request for block status."""
 _LARGEST_REPLY = 16 * MIB
 
 
@@ -52,7 +52,7 @@ class NbdConnection:
     def __init__(self, address: str, seconds: float) -> None:
         """Connect to a Unix socket; each wait may take at most ``seconds``.
 
-        :raises OSError: there is no server, or the server ends, does not answer in time, or breaks the protocol.
+        :raises OSError: there is no server, or it fails.
         """
         self._cookie = 0
         self._socket = socket.socket(socket.AF_UNIX)
@@ -65,7 +65,6 @@ class NbdConnection:
             raise
 
     def _negotiated(self) -> int:
-        """Agree on the protocol, and return the size of the disk."""
         magic, option_magic, flags = _GREETING.unpack(self._received(_GREETING.size))
         _expect(magic == _MAGIC and option_magic == _OPTION_MAGIC and flags & _FIXED)
         self._socket.sendall(struct.pack(">I", flags & (_FIXED | _NO_ZEROES)))
@@ -84,7 +83,6 @@ class NbdConnection:
         return int(size)
 
     def _option(self, option: int, data: bytes) -> list[tuple[int, bytes]]:
-        """Send an option, and return the kinds and contents of the replies."""
         self._socket.sendall(_OPTION.pack(_OPTION_MAGIC, option, len(data)) + data)
         replies: list[tuple[int, bytes]] = []
         while not replies or not (replies[-1][0] == _ACK or replies[-1][0] & _ERROR_BIT):
@@ -96,7 +94,7 @@ class NbdConnection:
     def read(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer`` with the bytes from ``offset`` on.
 
-        :raises OSError: the server cannot read them, ends, does not answer in time, or breaks the protocol.
+        :raises OSError: the server fails.
         """
         first = self._cookie + 1
         asked = answered = 0
@@ -107,7 +105,7 @@ class NbdConnection:
             answered += self._one_read(offset, buffer, first)
 
     def _one_read(self, offset: int, buffer: memoryview, first: int) -> int:
-        """Receive the answer to one of the reads, whose cookies begin at ``first``; return the answer's length."""
+        """Receive the answer to one of the reads, whose cookies begin at ``first``."""
         done = 0
         for kind, cookie, length in self._chunks():
             start = (cookie - first) * _AT_ONCE
@@ -124,7 +122,7 @@ class NbdConnection:
     def data_runs(self) -> Iterator[tuple[int, int]]:
         """Yield the start and end of each part of the disk that may hold data, ascending; the rest reads as zeros.
 
-        :raises OSError: as for :meth:`read`.
+        :raises OSError: the server fails.
         """
         at = 0
         while at < self.size:
@@ -182,10 +180,6 @@ class NbdConnection:
 
 
 def _expect(condition: object) -> None:
-    """Require that the server follows the protocol.
-
-    :raises OSError: it does not.
-    """
     if not condition:
         raise _not_the_protocol()
 

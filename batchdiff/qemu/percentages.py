@@ -1,8 +1,8 @@
-r"""The percentages that QEMU's programs print with ``-p``, removed from the rest of the output.
+r"""The percentages that QEMU's programs print with ``-p``.
 
 ::
 
-    "    (12.34/100%)\r    (13.37/100%)\r ... \n"      printed at every percent, even to a pipe
+    "    (12.34/100%)\r    (13.37/100%)\r ... \n"      printed even to a pipe
 
 Source: QEMU, ``util/qemu-progress.c``.
 """
@@ -13,18 +13,18 @@ import re
 
 _MARK = re.compile(rb" {4}\((\d{1,3}\.\d\d)/100%\)\r")
 _BEGUN = re.compile(rb"( {1,4}| {4}\((\d{0,3}|\d{1,3}\.\d{0,2}|\d{1,3}\.\d\d/(1?|10|100|100%|100%\))))$")
-"""Matches the end of the output so far if it may be the beginning of a percentage."""
+"""Matches a possible beginning of a percentage at the end of the output so far."""
 
 
 class Percentages:
-    """A filter that removes percentages from output. ``latest``: the latest percentage, 0 to 100; at first 0."""
+    """A filter that removes percentages from output. ``latest``: 0 to 100; at first 0."""
 
     def __init__(self) -> None:
         self.latest = 0.0
         self._held = b""
 
     def without(self, piece: bytes) -> bytes:
-        """Return the output held back and a piece, without percentages; hold back a possible beginning of one."""
+        """Return output without percentages; hold back a possible beginning of one."""
         text = self._held + piece
         for found in _MARK.finditer(text):
             self.latest = min(float(found[1]), 100.0)
@@ -35,5 +35,5 @@ class Percentages:
         return text[:cut]
 
     def rest(self) -> bytes:
-        """Return what is still held back when the output has ended."""
+        """Return the output that is still held back."""
         return self._held

@@ -1,8 +1,7 @@
 """External programs that run to their end.
 
-A program gets the C locale, no standard input, a session of its own, and limits on run time, CPU time and memory.
-If the kernel has Landlock, a confined program can read only installed files and those that it is given, and change
-only those whose descriptors it is given (:mod:`batchdiff.qemu.landlock`).
+A program gets the C locale, no standard input, and limits on time and memory. Confinement:
+:mod:`batchdiff.qemu.landlock`.
 """
 
 from __future__ import annotations
@@ -32,15 +31,14 @@ from batchdiff.signals import signal_name
 from batchdiff.units import format_size
 
 KEPT = 64 << 10
-"""The most bytes of output that are kept by default: a damaged image can make `qemu-img check` print gigabytes."""
+"""Bytes of output to keep: a damaged image can make `qemu-img check` print gigabytes."""
 
 
 MEMORY = 2 << 30
-"""The most bytes of address space of a program; with a quarter of this, qemu-img fails on valid images."""
+"""Bytes of address space; with a quarter of this, qemu-img fails on valid images."""
 
 
 WHEN_TOO_SLOW = "If the disk was busy, run the same command again later. If it hangs again, check the image."
-"""The remedy if a program exceeds a time limit."""
 
 
 class OutputError(ProgramError):
@@ -48,18 +46,17 @@ class OutputError(ProgramError):
 
 
 running: set[subprocess.Popen[bytes]] = set()
-"""Processes that lead a process group of their own."""
+"""Leaders of process groups."""
 
 _GLANCE = 0.1
-"""The longest wait in seconds between two checks for a request to stop."""
+"""Seconds between checks for a request to stop, at most."""
 
 
 @frozen
 class CompletedProgram:
     """A program that has ended.
 
-    ``code``: the exit code, or the negative number of the signal that killed it; ``output``: stdout and stderr, as
-    far as they were kept.
+    ``code``: the exit code, or the negative number of a signal; ``output``: stdout and stderr, as far as kept.
     """
 
     argv: tuple[str, ...]
@@ -67,20 +64,20 @@ class CompletedProgram:
     output: str
 
     def described(self) -> str:
-        """Return the command, quoted for a shell, its exit code or signal, and its output, as a clause."""
+        """Return the command, how it ended, and its output, as a clause."""
         how = f"killed by {signal_name(-self.code)}" if self.code < 0 else f"exit code {self.code}"
         output = as_clause(self.output)
         return f"`{shell_line(self.argv)}` ({how}){': ' + output if output else ''}"
 
 
 def as_clause(output: str) -> str:
-    """Return a program's output as a clause: its lines, without final full stops, joined by semicolons."""
+    """Return a program's output as a clause."""
     lines = (line.rstrip(" .!") for line in output.splitlines())
     return "; ".join(line for line in lines if line)
 
 
 def without_ranges(done: CompletedProgram) -> str:
-    """Describe a `qemu-img map` that failed, without the ranges that it printed before the error."""
+    """Describe a `qemu-img map` that failed, without the ranges that it printed."""
     words = "\n".join(line for line in done.output.splitlines() if not line.startswith(("[{", "{")))
     return replace(done, output=words).described()
 
@@ -109,17 +106,14 @@ def run(  # noqa: PLR0913  # options by keyword
 ) -> CompletedProgram:
     """Run a program to its end.
 
-    ``reads``: the files that it may read besides installed ones; None: it runs unconfined. ``writes``: descriptors
-    of files that it may read and write; it opens them by the paths that :func:`inherited` returns. ``inherits``:
-    descriptors of files in memory, which it may read and write, or of files in ``reads``. ``timeout``: seconds of
-    run time, and of CPU time. ``package``: the Debian package to install if the program is missing.
-    ``most_output``: the number of bytes at which output is too long; None: only its first 64 KiB are kept.
-    ``percent``: called about ten times a second, or more often, with the latest percentage that the program has
-    printed, at first 0; percentages are then removed from the output.
+    ``reads``: the files that it may read besides installed ones; None: it runs unconfined. ``writes``: files that
+    it may read and write by the paths that :func:`inherited` returns. ``inherits``: files in memory, or in
+    ``reads``. ``timeout``: seconds. ``most_output``: bytes at which output is too long; None: only the first
+    64 KiB are kept. ``percent``: called repeatedly with the latest percentage, which is not kept in the output.
 
-    :raises OutputError: the output was too long; the program was killed.
-    :raises ProgramError: the program is missing, could not be started, or took too long.
-    :raises StopError: ``stopped`` became true; the program was killed.
+    :raises OutputError: the output was too long.
+    :raises ProgramError: the program cannot be started, or takes too long.
+    :raises StopError: ``stopped`` became true.
     """
     # If the program does not end by itself, `finally` kills its whole process group.
     deadline = time.monotonic() + timeout
@@ -168,7 +162,7 @@ def _started(
 
 
 def not_started(name: str, package: str, error: OSError) -> ProgramError:
-    """Return the error to raise if a program cannot be started. ``package``: as in :func:`run`."""
+    """Return the error to raise if a program cannot be started."""
     why, remedy = error.strerror or str(error), ""
     if error.filename == name:
         is_missing = error.errno == errno.ENOENT
@@ -181,7 +175,7 @@ def not_started(name: str, package: str, error: OSError) -> ProgramError:
 
 
 def limit(process: subprocess.Popen[bytes], limits: dict[int, int]) -> None:
-    """Set soft and hard limits on a process, unless it has ended, and keep it from leaving a core dump."""
+    """Set soft and hard limits on a process; that on core dumps is always 0."""
     with contextlib.suppress(ProcessLookupError):  # it has ended already
         for what, most in (limits | {resource.RLIMIT_CORE: 0}).items():
             _, hard = resource.prlimit(process.pid, what)

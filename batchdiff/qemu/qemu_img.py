@@ -21,14 +21,11 @@ from batchdiff.qemu.secrets import Secrets, require_secrets_fit, secrets_of
 from batchdiff.units import MIB, format_size
 
 _SECONDS, _BYTES_PER_SECOND = 600, MIB
-"""The usual time limit: ten minutes, plus the time to read the whole disk at 1 MiB/s, because on a large host
-`apply -j` may read dozens of images from one slow disk at the same time."""
+"""`apply -j` may read dozens of images from one slow disk at the same time."""
 
 _LARGEST_MAP = 256 * MIB
-"""The number of bytes at which the output of `qemu-img map` is too long: about two million ranges."""
 
 _SECONDS_TO_MAP = 2 * _SECONDS
-"""The time limit of :func:`file_map`, for which qemu-img reads only tables."""
 
 
 def is_installed() -> bool:
@@ -37,7 +34,7 @@ def is_installed() -> bool:
 
 
 _LEAKS_ONLY = 3
-"""The exit code of `qemu-img check` for leaks: clusters that are allocated but not used. No data is lost."""
+"""The exit code for clusters that are allocated but not used. No data is lost."""
 
 
 def check(
@@ -48,12 +45,12 @@ def check(
     stopped: Callable[[], bool] = never,
     percent: Callable[[float], None] | None = None,
 ) -> None:
-    """Run `qemu-img check` on a qcow2 or QED image. ``percent``: called repeatedly, always with 0.
+    """Run `qemu-img check`. ``percent``: called repeatedly, always with 0.
 
     :raises VerificationError: it finds an error, or a leak that is not allowed.
     :raises InUseError: another program has locked an image.
-    :raises OSError: an image cannot be examined, or a secret cannot be copied into memory.
-    :raises ProgramError: qemu-img could not be run, failed or took too long.
+    :raises OSError: a file cannot be used.
+    :raises ProgramError: qemu-img cannot be run, or fails.
     :raises SecretError: a secret cannot be used, or is wrong.
     :raises StopError: ``stopped`` became true.
     """
@@ -72,7 +69,6 @@ def check(
 
 
 def _how_to_repair(image: ImageSource) -> str:
-    """Return how to repair an image that a VM may have used; if it needs secrets, with the command that failed."""
     secret_files = [each.secret_file for each in (image, *image.backing) if each.secret_file is not None]
     how = f"repair the image with `qemu-img check -r all -f {image.format} {shell_word(image.path)}`"
     if secret_files:
@@ -83,15 +79,15 @@ def _how_to_repair(image: ImageSource) -> str:
 
 
 def require_opens(image: ImageSource, *, stopped: Callable[[], bool] = never) -> None:
-    """Have QEMU open an image with the backing chain that the headers name, and map the image's first bytes.
+    """Have QEMU open an image with the backing chain that the headers name.
 
     `qemu-img info` is not enough: it opens neither the chain nor an external data file. `map` without JSON output
     fails if the first bytes are compressed.
 
     :raises VerificationError: QEMU refuses one of the files.
-    :raises InUseError: another program has locked one of them.
-    :raises OSError: an image cannot be examined, or a secret cannot be copied into memory.
-    :raises ProgramError: qemu-img could not be run, crashed or took too long.
+    :raises InUseError: another program has locked an image.
+    :raises OSError: a file cannot be used.
+    :raises ProgramError: qemu-img cannot be run, or fails.
     :raises SecretError: a secret cannot be used, or is wrong.
     :raises StopError: ``stopped`` became true.
     """
@@ -110,14 +106,14 @@ _CRASHES = "Convert it with a newer version of QEMU, or with the program that ma
 
 
 def file_map(image: ImageSource, *, most_output: int = _LARGEST_MAP) -> str:
-    """Return the JSON list of an image's ranges that `qemu-img map` prints, with their offsets in the files.
+    """Return the JSON list that `qemu-img map` prints.
 
     Source: QEMU, ``qemu-img`` manual, "map", and ``qapi/block-core.json`` (MapEntry).
 
-    :raises ImageError: QEMU refuses the image or crashes, or its output reaches ``most_output`` bytes or 256 MiB.
+    :raises ImageError: QEMU cannot map the image, or the list is too long.
     :raises InUseError: another program has locked the image.
     :raises OSError: the image cannot be examined.
-    :raises ProgramError: qemu-img could not be run, or took too long.
+    :raises ProgramError: qemu-img cannot be run, or takes too long.
     """
     most_output = min(most_output, _LARGEST_MAP)
     try:
@@ -156,14 +152,12 @@ def compare(
     stopped: Callable[[], bool] = never,
     percent: Callable[[float], None] | None = None,
 ) -> None:
-    """Run `qemu-img compare` on the disks of two images; QEMU opens their backing chains as the headers name them.
-
-    ``percent``: called repeatedly with the percentage of the work that is done.
+    """Run `qemu-img compare` on two images with the backing chains that the headers name.
 
     :raises DifferenceError: the disks differ, other than in zeros past the end of the smaller one.
     :raises InUseError: another program has locked an image.
-    :raises OSError: an image cannot be examined, or a secret cannot be copied into memory.
-    :raises ProgramError: qemu-img could not be run, failed or took too long.
+    :raises OSError: a file cannot be used.
+    :raises ProgramError: qemu-img cannot be run, or fails.
     :raises SecretError: a secret cannot be used, or is wrong.
     :raises StopError: ``stopped`` became true.
     """
@@ -185,19 +179,17 @@ def compare(
     require_success(done)
 
 
-_PERCENTAGES = "-p"  # of `compare` and `convert`, which print percentages even to a pipe
+_PERCENTAGES = "-p"
 
 _MISMATCH = "mismatch"
-"""Printed by `qemu-img compare` for the first byte that differs, and for sizes that differ."""
 
 
 _EXACT_SIZE = {ImageFormat.VPC: ("-o", "force_size=on"), ImageFormat.VHDX: ("-o", "block_size=1M")}
-"""The options without which QEMU would round the size of a disk up to whole cylinders, or use larger blocks."""
+"""Without these, QEMU would round the size of a disk up to whole cylinders, or use larger blocks."""
 
 _UNMEASURED = "Unable to get accurate CPU usage"
 _CREATIONS = 30
-"""The maximum number of attempts to create an encrypted image. QEMU measures how fast the CPU is, and fails if no
-time passes by its clock: on some virtual machines, in a third of all attempts."""
+"""QEMU measures the CPU's speed, and fails if no time passes by its clock: in a third of attempts on some VMs."""
 
 
 def convert(  # noqa: PLR0913  # options by keyword
@@ -209,13 +201,13 @@ def convert(  # noqa: PLR0913  # options by keyword
     stopped: Callable[[], bool] = never,
     percent: Callable[[float], None] | None = None,
 ) -> None:
-    """Write the whole disk of an image with its backing chain to the open file ``target``, which is emptied first.
+    """Write the disk of an image with its backing chain to the file ``target``, which is emptied first.
 
-    ``new``: the format of ``target``, and the file with its secret, if any. ``percent``: as for :func:`compare`.
+    ``new``: the format of ``target``, and the file with its secret, if any.
 
     :raises InUseError: another program has locked an image.
-    :raises OSError: the disk is full, a quota is used up, or a file cannot be opened or examined.
-    :raises ProgramError: qemu-img could not be run, failed or took too long.
+    :raises OSError: the disk is full, a quota is used up, or a file cannot be used.
+    :raises ProgramError: qemu-img cannot be run, or fails.
     :raises SecretError: a secret cannot be used, or is wrong.
     :raises StopError: ``stopped`` became true.
     """
@@ -229,7 +221,6 @@ def convert(  # noqa: PLR0913  # options by keyword
 
 
 def _require_written(done: CompletedProgram) -> None:
-    """Raise an error unless qemu-img has succeeded: OSError if the disk is full or a quota is used up."""
     for number in (errno.ENOSPC, errno.EDQUOT):
         if done.code != 0 and os.strerror(number) in done.output:
             raise OSError(number, os.strerror(number))
@@ -249,12 +240,11 @@ def run_to_write(  # noqa: PLR0913  # options by keyword
 ) -> None:
     """Run a verb of qemu-img that writes to open files.
 
-    ``images``: those that it reads, with their chains. ``writes``: descriptors of files on a disk; ``memory``: of
-    files in memory or of these images. ``seconds``: added to ten minutes. ``percent``: as for :func:`compare`.
+    ``images``: those that it reads. ``memory``: files in memory, or these images. ``seconds``: beyond ten minutes.
 
     :raises InUseError: another program has locked an image.
     :raises OSError: the disk is full, or a quota is used up.
-    :raises ProgramError: qemu-img could not be run, failed or took too long.
+    :raises ProgramError: qemu-img cannot be run, or fails.
     :raises SecretError: a secret is wrong.
     :raises StopError: ``stopped`` became true.
     """
