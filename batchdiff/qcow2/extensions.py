@@ -47,10 +47,10 @@ def extensions_of(cluster: bytes, length: int, name_offset: int) -> Iterator[tup
 
     :raises FormatError: the extensions do not fit into the header.
     """
-    at, end = length, name_offset or len(cluster)
+    at, end = length, min(name_offset or len(cluster), len(cluster))
     while at < end:
         require_opened(
-            at + _HEAD.size <= min(end, len(cluster)),
+            at + _HEAD.size <= end,
             f"the space left for header extensions ({end - at} B) is too small for another one",
         )
         kind, size = _HEAD.unpack_from(cluster, at)

@@ -20,8 +20,7 @@ NEWER_QEMU = (
 
 LACKS_OR_DAMAGED = (
     "If QEMU lacks what it needs, such as the driver of this format, install that. If the image is damaged,"
-    " restore"
-    " it from a backup."
+    " restore it from a backup."
 )
 
 SHOULD_HAVE_CONTENT = "If it should have content, restore it from a backup."

@@ -98,8 +98,8 @@ class Header:
 
 
 def claimed_cluster_size(head: bytes) -> int:
-    """Return the cluster size that a header gives, without any other check; 0 if it is invalid."""
-    bits = int.from_bytes(head[20:24], "big")
+    """Return the cluster size that a header gives, without any other check; 0 if it is invalid or cut off."""
+    bits = int.from_bytes(head[20:24], "big") if len(head) >= 24 else 0
     return 1 << bits if 9 <= bits <= 21 else 0
 
 

@@ -14,9 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from patching import Patched
 
+from batchdiff.qcow2.backing_name import named_data_file
+from batchdiff.qcow2.extensions import DATA_FILE
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.geometry import REFCOUNT_BITS, CompressionType, Geometry
-from batchdiff.qcow2.header import MAX_NAME, Header, parse
+from batchdiff.qcow2.header import MAX_NAME, Header, claimed_cluster_size, parse
 from batchdiff.qcow2.header_writing import build
 
 
@@ -255,3 +257,18 @@ def test_bitmaps_count_only_with_their_bit(tmp_path, autoclear):
     else:
         found = parse(head, len(head))
         assert (sound.bitmaps, found.bitmaps, found.bitmap_directory) == (1, 0, (0, 0))
+
+
+def test_a_cut_off_header_claims_no_cluster_size():
+    head = bytes(20) + (0x1000).to_bytes(4, "big")
+    assert claimed_cluster_size(bytes(20) + (16).to_bytes(4, "big")) == 65536
+    assert [claimed_cluster_size(head[:length]) for length in range(20, 24)] == [0, 0, 0, 0]
+
+
+def test_a_data_files_name_that_runs_past_the_cluster_is_refused():
+    head = bytearray(512)
+    struct.pack_into(">4sIQI", head, 0, b"QFI\xfb", 3, 600, 5)
+    struct.pack_into(">I", head, 100, 104)
+    struct.pack_into(">II", head, 104, DATA_FILE, 450)
+    with pytest.raises(FormatError, match="does not fit into the header"):
+        named_data_file(bytes(head))
