@@ -2,11 +2,11 @@
 
 ::
 
-    open(3, 2000), open(4, 2000), ...      the first reading, if images are opened before their bytes are known
+    open(3, 2000), open(4, 2000), ...                                       the first reading, if called
     expect("web01", WRITE, 3 GiB), expect("web01", VERIFY, 40 GiB), ...     the total
     begin()                                                                 the first reading otherwise
     reach("web01", WRITE, 1 GiB)                                            the bytes done never decrease
-    settle("web01")                        nothing is left to do for it: it is done, needed less work, or failed
+    settle("web01")                                                         done, or failed, or needed less work
     end()                                                                   the last reading: all is done
 
 Bytes that needed no work in this run count as done, but not towards the rate.
@@ -27,15 +27,14 @@ class Phase(enum.StrEnum):
     """The kind of work at hand."""
 
     OPEN = "open"
-    """Images are being opened; the number of bytes to read is not known yet."""
+    """The bytes to read are not known yet."""
     TEMPLATE = "template"
-    """The template is being read, to compare its digest."""
+    """To compare the template's digest."""
     SCAN = "scan"
     ASSESS = "assess"
-    """The scan is done, and savings are being calculated. No rate predicts how long that takes."""
+    """Savings are being calculated; no rate predicts how long that takes."""
     WRITE = "write"
     SHARE = "share"
-    """The kernel compares blocks of a guest with the template's, and shares those that are equal."""
     VERIFY = "verify"
     COMPARE = "compare"
     REBUILD = "rebuild"
@@ -43,10 +42,7 @@ class Phase(enum.StrEnum):
 
 @frozen
 class Pace:
-    """The amount done and the total; the rate so far and the seconds left at that rate, each None if unknown.
-
-    Amounts are in bytes, but in ``Reading.openings``, they are numbers of openings.
-    """
+    """Progress in bytes, or in openings of images in ``Reading.openings``. None: unknown."""
 
     done: int
     total: int
@@ -55,7 +51,7 @@ class Pace:
 
     @property
     def percent(self) -> float:
-        """The percentage that is done, rounded down to a tenth, so that 100 means all."""
+        """Rounded down to a tenth, so that 100 means all."""
         return 100.0 if self.done >= self.total else self.done * 1000 // self.total / 10
 
 
@@ -63,8 +59,7 @@ class Pace:
 class Reading:
     """Progress at one moment: of the whole run, and of the guest at work, if any.
 
-    ``phase``: None before any work. ``is_edge``: whether this is the first or the last reading. ``openings``:
-    progress in openings of images instead of bytes; None unless ``phase`` is OPEN.
+    ``is_edge``: whether this is the first or the last reading. ``openings``: None unless ``phase`` is OPEN.
     """
 
     run: Pace
@@ -81,7 +76,7 @@ def ignore(_count: int) -> None:
 
 
 def summing(report: Callable[[int], None]) -> Callable[[int], None]:
-    """Return a function that takes a further number of bytes at each call, and reports the sum so far."""
+    """Return a function that adds its argument to a sum, and reports the sum so far."""
     total = 0
 
     def add(more: int) -> None:
@@ -93,12 +88,12 @@ def summing(report: Callable[[int], None]) -> Callable[[int], None]:
 
 
 _SHORTEST = 0.05
-"""The seconds of work before a rate is calculated: after microseconds, it could be terabytes a second."""
+"""Seconds before a rate is calculated: after microseconds, it could be terabytes a second."""
 
 
 @dataclass(slots=True)
 class _Load:
-    """Work, in bytes or in openings of images. ``worked``: the part of ``done`` that counts towards the rate."""
+    """Work. ``worked``: the part of ``done`` that counts towards the rate."""
 
     size: int = 0
     done: int = 0
@@ -120,8 +115,8 @@ class _Load:
 class Meter:
     """A count of the bytes of one command, to which all its threads may report.
 
-    ``show`` gets a reading at the start, then at most one every ``every`` seconds, and one at the end; if images
-    are opened first, it gets one more when the number of bytes is known. ``show`` must not fail.
+    ``show`` gets a first and a last reading, and otherwise at most one every ``every`` seconds, except that
+    :meth:`begin` shows one at once. It must not fail.
     """
 
     show: Callable[[Reading], None] | None = None
@@ -137,7 +132,7 @@ class Meter:
     _openings: _Load | None = field(default=None, init=False)
 
     def open(self, done: int, total: int) -> None:
-        """Report how many of ``total`` openings of images are done; later calls do not change the total."""
+        """Report how many openings of images are done; later calls do not change the total."""
         with self._lock:
             if self._openings is None:
                 self._openings = _Load(total, since=self.clock())
@@ -146,7 +141,7 @@ class Meter:
             self._show_if_due(first=True)
 
     def expect(self, guest: str | None, phase: Phase, size: int) -> None:
-        """Add bytes to the total, unless this phase of this guest was expected; ``guest``: None for all guests."""
+        """Add bytes to the total, unless this work was expected before. ``guest``: None for all guests."""
         with self._lock:
             if (guest, phase) not in self._phases:
                 self._phases[guest, phase] = _Load(size)
@@ -155,7 +150,7 @@ class Meter:
 
     @property
     def has_begun(self) -> bool:
-        """True once the work that is counted in bytes has begun."""
+        """True once :meth:`begin` was called."""
         return self._run.since is not None
 
     def begin(self) -> None:
@@ -168,9 +163,9 @@ class Meter:
                 self._show_if_due(first=True, at_once=True)
 
     def reach(self, guest: str | None, phase: Phase, done: int, *, worked: bool = True) -> None:
-        """Report how many bytes of this work are done so far; a lower number, as in a retry, adds nothing.
+        """Report how many bytes of this work are done; a lower number, as in a retry, adds nothing.
 
-        Bytes that were not expected do not count. ``worked``: False if the bytes needed no work in this run.
+        Bytes that were not expected do not count. ``worked``: False if they needed no work in this run.
         """
         with self._lock:
             self._at = guest, phase
@@ -188,7 +183,7 @@ class Meter:
         return 0 if work is None else work.done
 
     def lengthen(self, guest: str | None, phase: Phase, size: int) -> None:
-        """Expect work of at least that size, even if less or none was expected before."""
+        """Expect at least ``size`` bytes of this work."""
         self.expect(guest, phase, 0)
         with self._lock:
             work = self._phases[guest, phase]
@@ -197,18 +192,18 @@ class Meter:
                 load.size += more
 
     def settle(self, guest: str) -> None:
-        """Count all work on a guest as done: none is left, for whatever reason."""
+        """Count all expected work on a guest as done."""
         with self._lock:
             self._settle(guest)
             self._show_if_due()
 
     def tick(self) -> None:
-        """Show a reading if one is due, during work that cannot be counted."""
+        """Show a reading if one is due."""
         with self._lock:
             self._show_if_due()
 
     def end(self) -> None:
-        """Count all work as done, and show the last reading of a command that was not cut short."""
+        """Count all work as done, and show the last reading."""
         self.begin()
         with self._lock:
             for guest in self._guests:
@@ -234,7 +229,7 @@ class Meter:
                 work.done = work.size
 
     def _show_if_due(self, *, first: bool = False, at_once: bool = False) -> None:
-        """Show a reading if one is due. ``first``: also if none was shown; ``at_once``: also before it is due."""
+        """``first``: show one even if none was shown yet; ``at_once``: even before it is due."""
         if self._next is None:
             if first:
                 self._since = self.clock()

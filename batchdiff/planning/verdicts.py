@@ -1,4 +1,4 @@
-"""The verdict on a guest whose differences are known: convert, share or skip, and the reason for skipping it."""
+"""The verdict on a guest whose differences are known, and the reason for skipping it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from batchdiff.planning.overlay_content import OverlayContent, better_clusters
 from batchdiff.units import format_size
 
 _WORTH_NAMING = 0.1
-"""The least share of a guest's allocation that another cluster size must save to be suggested, because its savings
-are only an estimate."""
+"""The least share that another cluster size must save to be suggested: its savings are only an estimate."""
 
 
 class Below(enum.Enum):
@@ -29,7 +28,7 @@ class Below(enum.Enum):
 class LeastSavings(NamedTuple):
     """The savings below which a guest is skipped: a share of its allocation, and a number of bytes.
 
-    If the share is minus infinity, any savings are enough, even negative ones, unless the guest is already an
+    With minus infinity as the share, any savings are enough, even negative ones, unless the guest is already an
     overlay of the template.
     """
 
@@ -37,7 +36,7 @@ class LeastSavings(NamedTuple):
     bytes: int = 1
 
     def threshold(self, allocated: int, below: Below) -> float:
-        """Return the least savings, in bytes, for which :func:`verdict_of` converts a guest of this allocation."""
+        """Return the least savings, in bytes, with which a guest is converted."""
         if self.share == -math.inf and below is not Below.TEMPLATE:
             return -math.inf
         return max(self.share * allocated, self.bytes)
@@ -46,7 +45,7 @@ class LeastSavings(NamedTuple):
 def verdict_of(
     savings: Savings, use: DiskUse, content: OverlayContent, least: LeastSavings, below: Below
 ) -> tuple[Verdict, str]:
-    """Return the verdict on a guest, and the reason, which is empty if the guest is to be converted."""
+    """Return the verdict on a guest, and the reason, empty if it is to be converted."""
     if least.share == -math.inf and below is not Below.TEMPLATE:
         return Verdict.CONVERT, ""
     if savings.saved_bytes < least.bytes:
@@ -80,7 +79,6 @@ def _why_not_smaller(
 
 
 def _more_than_freed(savings: Savings, use: DiskUse) -> str:
-    """Return the part of a reason that compares the overlay with the space that deleting the original frees."""
     would = "would" if use.exactness in {Exactness.EXACT, Exactness.AT_MOST} else "might"
     return (
         f"would take {format_size(savings.overlay_disk_bytes)}, and deleting the original {would} free only"
@@ -89,9 +87,9 @@ def _more_than_freed(savings: Savings, use: DiskUse) -> str:
 
 
 def sharing_verdict(sharing: Sharing, similarity: Similarity, minimum: float) -> tuple[Verdict, str]:
-    """Return the verdict on a guest with the strategy ``share``, and the reason, empty if it is to share blocks.
+    """Return the verdict with the strategy ``share``, and the reason, empty if the guest is to share blocks.
 
-    ``minimum``: the least part of its allocation that it must save; minus infinity if it need not save any.
+    ``minimum``: the least share of its allocation to save; minus infinity if it need not save any.
     """
     if not sharing.shareable_bytes:
         return Verdict.SKIP, _why_nothing_to_share(sharing, similarity)

@@ -17,12 +17,11 @@ _SHORTEST = 72
 
 
 def named_backing(head: bytes) -> tuple[str | None, str | None]:
-    """Return the name and format of the backing file from a file's first cluster; None for what is missing.
+    """Return the name and format of the backing file from a file's first cluster; each None if missing.
 
     The format is also None if a header extension is damaged.
 
-    :raises FormatError: it is not a qcow2 image, its header is too short, or the name is too long or lies outside
-        the header.
+    :raises FormatError: it is not a qcow2 image, or its header is damaged.
     """
     if len(head) < _SHORTEST or head[:4] != MAGIC:
         raise FormatError("it is not a qcow2 image")
@@ -36,9 +35,9 @@ def named_backing(head: bytes) -> tuple[str | None, str | None]:
 
 
 def named_data_file(head: bytes) -> str | None:
-    """Return the name of the external data file from a file's first cluster; None if none is named.
+    """Return the name of the external data file from a file's first cluster; None if missing.
 
-    :raises FormatError: it is not a qcow2 image, its header is too short, or a header extension is damaged.
+    :raises FormatError: it is not a qcow2 image, or its header is damaged.
     """
     if len(head) < _SHORTEST or head[:4] != MAGIC:
         raise FormatError("it is not a qcow2 image")
@@ -51,7 +50,7 @@ def named_data_file(head: bytes) -> str | None:
 
 
 def name_ends_at(head: bytes) -> int:
-    """Return the file offset at which the backing file's name ends; 0 if there is no name or no whole header."""
+    """Return the file offset at which the backing file's name ends; 0 if its offset is 0 or missing."""
     if len(head) < _SHORTEST:
         return 0
     _, _, offset, size = _FIELDS.unpack_from(head)

@@ -44,9 +44,9 @@ _ALL_ONES = np.uint64(1)
 def bitmap_tables(directory: bytes, count: int, cluster_size: int, virtual_size: int) -> list[tuple[int, int]]:
     """Return the offset and the number of entries of each bitmap's table.
 
-    Bitmaps marked "in use" are left out: they are out of date, and QEMU does not read their tables.
+    Bitmaps marked "in use" are left out: QEMU does not read their tables.
 
-    :raises FormatError: QEMU would refuse the directory, a limit is exceeded, or a name contains a null byte.
+    :raises FormatError: the directory is invalid or not supported.
     """
     tables, names, found = [], set(), 0
     for name, (offset, entries, flags, kind, bits) in _entries(directory):
@@ -71,7 +71,6 @@ def bitmap_tables(directory: bytes, count: int, cluster_size: int, virtual_size:
 
 
 def _entries(directory: bytes) -> Iterator[tuple[bytes, tuple[int, int, int, int, int]]]:
-    """Yield each bitmap's name; its table's offset and entry count; its flags, type and log2 of granularity."""
     at = 0
     while at < len(directory):
         _require(at + _ENTRY.size <= len(directory), "it ends inside an entry")
@@ -88,7 +87,7 @@ def _entries(directory: bytes) -> Iterator[tuple[bytes, tuple[int, int, int, int
 def check_bitmap_table(words: Words, cluster_size: int) -> None:
     """Check the entries of a bitmap's table as QEMU does.
 
-    :raises FormatError: an entry has reserved bits set, or is not aligned to a cluster.
+    :raises FormatError: an entry is invalid.
     """
     hosts = words & OFFSET_MASK
     reserved = (words & _RESERVED).any() or ((hosts != 0) & (words & _ALL_ONES != 0)).any()

@@ -5,9 +5,6 @@
     | c1 c2 c3 c4-|-c4 .... | uncompressed | c5 ...      c4 may continue into the next cluster of the file only
                                                         if nothing has been placed there yet
 
-The width of refcounts limits how many compressed clusters can have parts in one cluster of the file: with
-refcounts of 1 bit, only one.
-
 Source: QEMU ``block/qcow2-refcount.c``, qcow2_alloc_bytes().
 """
 
@@ -27,20 +24,17 @@ class Packer:
         self._cursor = start
         self._uses = 0  # of the cluster of the file in which the cursor is
         self.end = start
-        """The file offset at which the allocated clusters end; ``start`` if there are none."""
+        """The file offset at which the allocated clusters end."""
 
     def place(self, length: int | None) -> int:
-        """Allocate space for a compressed cluster of ``length`` bytes, or for an uncompressed one (None).
-
-        Return the file offset of the space.
-        """
+        """Allocate space for a compressed cluster, or for an uncompressed one (None); return its file offset."""
         if length is None:
             offset, self.end = self.end, self.end + self._cluster_size
             return offset
         room_ends = align_up(self._cursor, self._cluster_size)
         if self._uses == self._most_uses or (room_ends != self.end and self._cursor + length > room_ends):
             # The refcount of the cluster in progress is at its maximum, or the data does not fit into the rest of
-            # this cluster and the next one is taken.
+            # it and the next one is taken.
             self._cursor, self._uses = self.end, 0
         offset, self._cursor = self._cursor, self._cursor + length
         self.end = max(self.end, align_up(self._cursor, self._cluster_size))

@@ -3,8 +3,7 @@
 A cluster is written as a raw deflate stream with a window of 4 KiB (QEMU ``block/qcow2-threads.c``: windowBits
 -12) or as one zstd frame. zlib and zstandard release the interpreter's lock, so threads compress in parallel.
 
-ISA-L, if installed, inflates in about half zlib's time (64 KiB of program code on an AMD EPYC: 137 and 250 us). A
-stream that it refuses is given to zlib, so ISA-L alone never makes an image unusable.
+ISA-L, if installed, inflates in about half zlib's time. A stream that it refuses is given to zlib.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ _DEFAULT_LEVELS = {CompressionType.ZLIB: zlib.Z_DEFAULT_COMPRESSION, Compression
 """The default levels of the libraries, which are also QEMU's."""
 
 _SKIPPABLE, _CHECKSUM, _REPEATED_BYTE = b"\x2a\x4d\x18", 1 << 2, 1
-"""In zstd: the last three bytes of a skippable frame's magic number, the checksum bit in the first byte after a
-frame's magic number, and the type of a block that repeats one byte."""
+"""In zstd: the last three bytes of a skippable frame's magic number, the checksum bit of the byte after a frame's
+magic number, and a block's type."""
 
 _MOST_FRAMES = 1000
-"""The maximum number of frames in a cluster. QEMU writes one; millions of empty frames would take seconds."""
+"""QEMU writes one frame per cluster; millions of empty ones would take seconds."""
 
 _per_thread = threading.local()
 
@@ -49,13 +48,12 @@ def compress(data: bytes | memoryview, kind: CompressionType, level: int | None 
 def decompress(packed: bytes, kind: CompressionType, cluster_size: int) -> bytes:
     """Return the ``cluster_size`` bytes of a compressed cluster.
 
-    ``packed`` may continue past the end of the stream, because an L2 entry gives its length only in sectors. At
-    most one byte more than a cluster is unpacked.
+    ``packed`` may continue past the end of the stream, because an L2 entry gives its length only in sectors.
 
-    :raises FormatError: the stream is damaged, too short or too long, or has too many frames.
+    :raises FormatError: the cluster cannot be decompressed to that size.
     """
     try:
-        # Ask for one byte too many, to detect a stream that is too long.
+        # Unpack at most one byte too many, to detect a stream that is too long.
         if kind is CompressionType.ZSTD:
             data = _zstd_decompress(packed, cluster_size + 1)
         else:
@@ -70,10 +68,6 @@ def decompress(packed: bytes, kind: CompressionType, cluster_size: int) -> bytes
 
 
 def _inflated(packed: bytes, most: int) -> bytes:
-    """Inflate up to ``most`` bytes of a raw deflate stream.
-
-    :raises zlib.error: the stream is damaged.
-    """
     isal_zlib = _isal_zlib()
     if isal_zlib is not None:
         with contextlib.suppress(isal_zlib.error):
@@ -84,7 +78,6 @@ def _inflated(packed: bytes, most: int) -> bytes:
 
 @cache
 def _isal_zlib() -> ModuleType | None:
-    """Return ISA-L's replacement for zlib, imported at the first use; None if it is not installed."""
     try:
         from isal import isal_zlib  # noqa: PLC0415
     except ImportError:
@@ -101,11 +94,7 @@ def _zstd_compressor(level: int) -> zstandard.ZstdCompressor:
 
 
 def _zstd_decompress(packed: bytes, most: int) -> bytes:
-    """Unpack up to ``most`` bytes of zstd frames, as QEMU does: until a cluster of ``most`` - 1 bytes is full.
-
-    :raises zstandard.ZstdError: a frame is damaged or cut short.
-    :raises FormatError: a frame ends past the end of ``packed``, or there are too many frames.
-    """
+    """Unpack zstd frames as QEMU does: until a cluster of ``most`` - 1 bytes is full."""
     data, at = b"", 0
     for _ in range(_MOST_FRAMES):
         length = _frame_length(packed, at)
@@ -119,13 +108,7 @@ def _zstd_decompress(packed: bytes, most: int) -> bytes:
 
 
 def _frame_length(packed: bytes, at: int) -> int:
-    """Return the length of the zstd frame at index ``at``.
-
-    Source: RFC 8878, 3.1.1 and 3.1.2. Of magic numbers, only a skippable frame's is examined.
-
-    :raises zstandard.ZstdError: too few bytes are left for a frame's header.
-    :raises FormatError: the frame ends past the end of ``packed``.
-    """
+    """Return the length of the zstd frame at index ``at`` (RFC 8878, 3.1.1 and 3.1.2)."""
     mark, size = packed[at : at + 4], int.from_bytes(packed[at + 4 : at + 8], "little")
     if mark[1:] == _SKIPPABLE and mark[0] >> 4 == 5:
         end, is_last = at + 8 + size, True

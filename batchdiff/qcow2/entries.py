@@ -1,4 +1,4 @@
-"""Entries of a qcow2 file's tables: conversion to granules, entries of compressed clusters, and checks.
+"""Entries of a qcow2 file's tables: conversions and checks.
 
 ::
 
@@ -38,12 +38,11 @@ class Origin(enum.IntEnum):
     """The origin of the bytes in a part of an image."""
 
     ABSENT = 0
-    """Not in this image: the backing file's bytes show through. Without a backing file, the bytes are zeros."""
+    """Not in this image: the backing file's bytes show through, or zeros without one."""
     ZERO = 1
     FILE = 2
     """In a file of the image, uncompressed."""
     COMPRESSED = 3
-    """In the file, compressed."""
     EXPORTED = 4
     """In a form that only QEMU reads."""
 
@@ -73,9 +72,9 @@ def granules(words: Words, geometry: Geometry) -> tuple[npt.NDArray[np.uint8], n
 
 
 def clusters_with_data(words: Words, geometry: Geometry) -> npt.NDArray[np.bool_]:
-    """Return a mask of the clusters that have data in the file or its data file.
+    """Return a mask of the clusters with data in the file or its data file.
 
-    This takes the same arguments as :func:`granules`, and is faster.
+    ``words``: as for :func:`granules`.
     """
     entry = words[:, 0] if geometry.extended_l2 else words
     packed: npt.NDArray[np.bool_] = (entry & COMPRESSED) != 0
@@ -89,7 +88,7 @@ def clusters_with_data(words: Words, geometry: Geometry) -> npt.NDArray[np.bool_
 
 
 def _is_stored(entry: Words, geometry: Geometry) -> npt.NDArray[np.bool_]:
-    """Return a mask of the entries that, read as standard, name a cluster; in a data file its offset may be 0."""
+    """Read entries as standard. In a data file, a cluster's offset may be 0."""
     stored: npt.NDArray[np.bool_] = (
         entry & (OFFSET_MASK | COPIED if geometry.external_data else OFFSET_MASK)
     ) != 0
@@ -110,23 +109,22 @@ def _subclusters(
 
 
 def compressed_extent(descriptor: int, geometry: Geometry) -> tuple[int, int]:
-    """Return the file offset and the maximum length in bytes of the compressed cluster that a descriptor names."""
+    """Return a compressed cluster's file offset and maximum length."""
     offset_bits = 62 - (geometry.cluster_bits - 8)
     offset = descriptor & ((1 << offset_bits) - 1)
     return offset, ((descriptor >> offset_bits) + 1) * 512 - offset % 512
 
 
 def compressed_entry(offset: int, length: int, geometry: Geometry) -> int:
-    """Return the L2 entry of a compressed cluster of ``length`` bytes at a file offset."""
+    """Return the L2 entry of a compressed cluster."""
     more_sectors = (offset % 512 + length - 1) // 512
     return 1 << 62 | more_sectors << (62 - (geometry.cluster_bits - 8)) | offset
 
 
 def check_l1(entries: Words, geometry: Geometry, file_size: int) -> npt.NDArray[np.int64]:
-    """Return the offsets of the L2 tables that an L1 table names, in the order of its entries; skip empty entries.
+    """Return the offsets of the L2 tables that an L1 table names, in its order; skip empty entries.
 
-    :raises FormatError: an entry has reserved bits set, or a table is misaligned, starts outside the file, is at
-        offset 0 or is named twice.
+    :raises FormatError: an entry is invalid, or a table is named twice.
     """
     used = entries[entries != 0]
     if (used & _RESERVED_L1).any():
@@ -141,16 +139,15 @@ def check_l1(entries: Words, geometry: Geometry, file_size: int) -> npt.NDArray[
 
 
 def _has_twice(offsets: npt.NDArray[Any]) -> bool:
-    """Return whether a value occurs more than once."""
     # Not numpy.unique: importing what it needs takes longer than opening an image.
     ordered = np.sort(offsets)
     return bool((ordered[1:] == ordered[:-1]).any())
 
 
 def check_refcount_table(entries: Words, geometry: Geometry, file_size: int) -> npt.NDArray[np.int64]:
-    """Return the offsets of the refcount blocks that a table names, in the table's order; skip empty entries.
+    """Return the offsets of the refcount blocks that a table names, in its order; skip empty entries.
 
-    :raises FormatError: reserved bits are set, or a block is misaligned, starts outside the file or occurs twice.
+    :raises FormatError: an entry is invalid, or a block is named twice.
     """
     used = entries[entries != 0]
     if (used & _RESERVED_REFCOUNT_TABLE).any():
@@ -167,12 +164,10 @@ def check_l2(words: Words, geometry: Geometry, file_size: int) -> int:
 
     A compressed cluster counts as the fewest bytes that its entry allows.
 
-    :raises FormatError: a cluster is misaligned, or starts in the header or outside the file, or an entry has
-        reserved or contradictory bits set.
+    :raises FormatError: an entry is invalid.
     """
     entry = words[:, 0] if geometry.extended_l2 else words
     packed = (entry & COMPRESSED) != 0
-    # Standard clusters: reserved bits, then offsets.
     standard = entry[~packed]
     _check_reserved(standard, geometry)
     host = (standard & OFFSET_MASK).astype(np.int64)
@@ -180,7 +175,7 @@ def check_l2(words: Words, geometry: Geometry, file_size: int) -> int:
     _check_hosts(host, geometry.cluster_size, file_size, "a data cluster")
     if geometry.extended_l2:
         _check_bitmaps(entry, words[:, 1], geometry)
-    # Compressed clusters: they need no alignment, but must start in the file and outside its header.
+    # Compressed clusters need no alignment, but must start in the file and outside its header.
     offset_bits = np.uint64(62 - (geometry.cluster_bits - 8))
     offsets = (entry[packed] & ((np.uint64(1) << offset_bits) - np.uint64(1))).astype(np.int64)
     if ((offsets < geometry.cluster_size) | (offsets >= file_size)).any():
@@ -196,12 +191,9 @@ def check_external(
 ) -> None:
     """Check L2 entries of an image with a data file; ``places``: the offset on the disk of each entry's cluster.
 
-    ``virtual_size`` and ``data_size``: bytes of the disk and of the data file.
-
     Source: QEMU ``block/qcow2-cluster.c``, ``qcow2_get_host_offset()``.
 
-    :raises FormatError: an entry is compressed, has reserved or contradictory bits set, or gives an offset other
-        than the one on the disk; or the data file is too short.
+    :raises FormatError: an entry is invalid, or the data file is too short.
     """
     entry = words[:, 0] if geometry.extended_l2 else words
     if (entry & COMPRESSED).any():
@@ -220,7 +212,7 @@ def check_external(
 
 
 def _check_reserved(standard: Words, geometry: Geometry) -> None:
-    """Refuse standard entries with reserved bits set; bit 0 is reserved in version 2 and with extended L2."""
+    """Bit 0 is reserved in version 2 and with extended L2."""
     reserved = _RESERVED_STANDARD
     if geometry.extended_l2 or not geometry.zero_flag:
         reserved |= ZERO_FLAG

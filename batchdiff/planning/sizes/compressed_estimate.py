@@ -1,6 +1,6 @@
 """An estimate of a compressed overlay's size, from a sample of clusters that grows until the error is small.
 
-The estimate is exact if the sample includes every cluster, and reproducible because the seed is fixed.
+It is reproducible, because the seed is fixed.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from batchdiff.units import align_up
 
 _FIRST_SAMPLE = 512
 _WANTED_ERROR = 0.01
-"""The sampling error, as a share of the size, at or below which sampling ends (docs/plan-format.md)."""
+"""As a share of the size (docs/plan-format.md)."""
 _CONFIDENCE = 1.96
 _BATCH = 64
 
 
 @frozen
 class Sample:
-    """Clusters of a guest to compress, by number. ``level``: None for the default of the compression type."""
+    """Clusters of a guest to compress, by number. ``level``: None for the default."""
 
     source: ImageSource
     geometry: Geometry
@@ -44,10 +44,7 @@ class Sample:
 
 
 class StoredData(NamedTuple):
-    """The size of an overlay's compressed data: in the file, in whole clusters; its possible error; and on disk.
-
-    The bytes on disk, in whole units, can be fewer than the file's, because clusters of the file need not be full.
-    """
+    """The size of an overlay's compressed data: in whole clusters of the file, and in whole units on disk."""
 
     file_bytes: int
     error_bytes: int
@@ -55,22 +52,22 @@ class StoredData(NamedTuple):
 
 
 Measure = Callable[[list[Sample]], list[list[int]]]
-"""A function that returns the result of :func:`stored_lengths` for each sample, in the order of the samples."""
+""":func:`stored_lengths` of each sample, in the order of the samples."""
 
 
 @frozen
 class SampleJob:
-    """The compression of samples; a task is a sample with its number. ``observer`` is called at every read."""
+    """The compression of samples; a task is a sample with its number."""
 
     observer: ReadObserver | None = None
 
     @contextmanager
     def begin(self) -> Iterator[Callable[[tuple[int, Sample]], tuple[int, list[int]]]]:
-        """Yield the function that returns a sample's number and the result of :func:`stored_lengths`."""
+        """Yield the function that compresses a sample."""
         yield self._compress
 
     def describe(self, task: tuple[int, Sample]) -> str:
-        """Describe the work on a sample, for messages."""
+        """Describe a task, for messages."""
         return f"compressing a sample of {task[1].source.path}"
 
     def _compress(self, task: tuple[int, Sample]) -> tuple[int, list[int]]:
@@ -81,7 +78,7 @@ class SampleJob:
 
 
 def stored_lengths(sample: Sample, observer: ReadObserver | None = None) -> list[int]:
-    """Return the compressed bytes of each cluster of a sample; 0 for one that would be stored uncompressed.
+    """Return the compressed length of each cluster of a sample; 0 if it would be stored uncompressed.
 
     :raises ImageError: the image cannot be opened or read.
     """
@@ -108,17 +105,16 @@ def stored_data(  # noqa: PLR0913  # options by keyword
 ) -> StoredData:
     """Return the size of an overlay's compressed data on a filesystem with allocation units of ``unit`` bytes.
 
-    The error is 0 if, and only if, the sample includes every cluster. ``level``: None for the default.
+    The error is 0 if, and only if, the sample includes every cluster.
     """
     clusters = numbers(fold(only(extents, Kind.DATA), geometry.granules))
     count = len(clusters)
     order = np.random.default_rng(0).permutation(count)
     lengths = np.zeros(count, dtype=np.int64)
     cluster_size, done = geometry.cluster_size, 0
-    # If refcounts are too narrow to count the compressed clusters in a cluster of the file, gaps are left. They
-    # depend on each cluster and the ones before it, so the gaps in a sample are not representative.
+    # Narrow refcounts leave gaps, which depend on each cluster and the ones before it: a sample's gaps are not
+    # representative.
     first = count if geometry.refcount_bits < DEFAULT_REFCOUNT_BITS else _FIRST_SAMPLE
-    # Double the sample until the error is small enough, or until it includes every cluster.
     while done < count:
         wanted = min(max(done * 2, first), count)
         batch = np.sort(order[done:wanted])
@@ -181,5 +177,5 @@ def _packed(lengths: npt.NDArray[np.int64], geometry: Geometry, unit: int) -> tu
 
 
 def _units_left(filled: int, cluster_size: int, unit: int) -> int:
-    """Return the bytes of the whole units between an offset and the end of its cluster of the file."""
+    """Return the bytes of the whole units between an offset and the end of its cluster."""
     return max(align_up(filled, cluster_size) - align_up(filled, unit), 0)

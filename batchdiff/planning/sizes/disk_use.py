@@ -7,9 +7,7 @@
     data to write         |-----------|   |--|       |----|  |-----|
     taken                 |xxxxx|     |   |x |       |xxxx|  |x|          whole units of the filesystem, each once
 
-:mod:`batchdiff.image.storage.to_write` decides what is written and what stays a hole.
-Segments are looked up once per stretch: if a guest has thousands of runs, a lookup for each run would take longer
-than the rest of planning.
+Segments are looked up once per stretch, because a lookup for each of thousands of runs would be slow.
 """
 
 from __future__ import annotations
@@ -32,16 +30,14 @@ from batchdiff.qcow2.entries import Origin
 from batchdiff.units import MIB, ceil_div
 
 _STRETCH = 512 * MIB
-"""The bytes of a stretch. A qcow2 with clusters of 64 KiB in random order has 8,192 segments in each, which take a
-megabyte or two of memory."""
+"""Limits the memory for segments: clusters of 64 KiB in random order make 8,192 of them."""
 
 
 @frozen
 class SpaceTaken:
     """The bytes that data takes on disk, in whole units, and its bytes in blocks that other files share.
 
-    ``holes``: the bytes of whole units of the file, between the start and the end of the data, to which nothing is
-    written; 0 if they were not counted.
+    ``holes``: the bytes of whole unwritten units of the file within the data; 0 if not counted.
     """
 
     data: int
@@ -65,17 +61,13 @@ def space_taken(  # noqa: PLR0913  # options by keyword
 ) -> SpaceTaken:
     """Return the space that data takes on a filesystem with allocation units of ``unit`` bytes.
 
-    ``data``: its runs in the image, an array of shape (runs, 2): offset and length in bytes, sorted and disjoint.
+    ``data``: offsets and lengths of its runs in bytes, shape (runs, 2), sorted and disjoint.
 
     ``file_start``: the file offset from which the runs are stored, one after the other; if None, holes are not
-    counted. They matter if a unit holds several clusters: ``disk_bytes`` in ``overlay_sizes`` then counts all
-    units of the file, but data clusters can be all zeros, as in version 2, which has no zero clusters.
+    counted. ``known``: the result of :func:`~batchdiff.image.storage.shared_blocks.raw_extents`, if any.
+    ``written`` gets the starts and ends of the parts that count as stored, ascending, each within a run.
 
-    Without ``sharing``, nothing counts as shared. ``known``: the shared or unwritten extents of a raw image, if
-    found before (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`). ``written`` is called with
-    starts and ends of the parts of the runs that count as stored, in ascending order, each within a run.
-
-    :raises ImageError: the guest's tables are damaged or cannot be read, or its filesystem reports an error.
+    :raises ImageError: the image is damaged or cannot be read.
     """
     rule = WriteRule(image, known=known)
     starts, ends = _cut_at_stretches(data)
@@ -92,7 +84,7 @@ def space_taken(  # noqa: PLR0913  # options by keyword
             file.touch(lows, highs, run + first)
         if len(lows):
             begins, stops = lows // unit, (highs - 1) // unit
-            # Two pieces may be in one unit, which counts once.
+            # Two pieces may be in one unit.
             before = np.concatenate([[last_unit], stops[:-1]])
             units += int((stops - np.maximum(begins, before + 1) + 1).sum())
             last_unit = int(stops[-1])
@@ -106,10 +98,9 @@ def space_taken(  # noqa: PLR0913  # options by keyword
 
 
 class _FileUnits:
-    """A count of the whole units of a file, between the start and the end of its data, that stay unwritten."""
+    """A count of the whole units of a file within its data that stay unwritten."""
 
     def __init__(self, starts: Offsets, ends: Offsets, file_start: int, unit: int) -> None:
-        """Take sorted runs of the guest that are stored one after the other, from ``file_start`` on."""
         lengths = ends - starts
         self._shift = file_start + np.cumsum(lengths) - lengths - starts  # from the guest's offsets to the file's
         self._unit = unit
@@ -117,7 +108,7 @@ class _FileUnits:
         self.holes = max(self._end - self._next, 0)
 
     def touch(self, lows: Offsets, highs: Offsets, run: Offsets) -> None:
-        """Record which pieces are written: their offsets in the guest, ascending, and the number of each run."""
+        """Count ascending pieces of the guest as written. ``run``: the number of each piece's run."""
         shift = self._shift[run]
         begins = np.maximum((lows + shift) // self._unit, self._next)
         stops = np.minimum((highs + shift - 1) // self._unit + 1, self._end)
@@ -128,14 +119,12 @@ class _FileUnits:
 
 
 def _stored(segment: Segment, rule: WriteRule) -> Iterator[tuple[int, int]]:
-    """Yield the start and end of each part of a segment that counts as stored."""
     for part, to_write in rule.parts(segment):
         if to_write is ToWrite.ALL:
             yield part.start, part.end
 
 
 def _cut_at_stretches(runs: Offsets) -> tuple[Offsets, Offsets]:
-    """Return starts and ends of runs (start, length), cut at the edges of stretches; a run may span the disk."""
     start, end = runs[:, 0], runs[:, 0] + runs[:, 1]
     first = start // _STRETCH
     count = (end - 1) // _STRETCH - first + 1
@@ -145,7 +134,6 @@ def _cut_at_stretches(runs: Offsets) -> tuple[Offsets, Offsets]:
 
 
 def _shared_in(image: Image, segments: list[Segment], runs_here: tuple[Offsets, Offsets]) -> int:
-    """Return how many bytes of some runs are in blocks that other files share."""
     stored = [segment for segment in segments if segment.origin is Origin.FILE]
     _, _, touched, _ = _overlaps([(segment.start, segment.end) for segment in stored], runs_here)
     found = shared_extents(image, [stored[index] for index in distinct(touched).tolist()])
@@ -154,7 +142,7 @@ def _shared_in(image: Image, segments: list[Segment], runs_here: tuple[Offsets, 
 
 
 def _stretches(starts: Offsets) -> Iterator[tuple[int, int]]:
-    """Yield the runs of each stretch of the disk: the numbers of the first, and of the one after the last."""
+    """Yield the index of each stretch's first run, and of the run after its last."""
     if len(starts):
         stretch = starts // _STRETCH
         edges = [0, *(np.flatnonzero(stretch[1:] != stretch[:-1]) + 1).tolist(), len(starts)]
@@ -164,6 +152,5 @@ def _stretches(starts: Offsets) -> Iterator[tuple[int, int]]:
 def _overlaps(
     spans: list[tuple[int, int]], runs: tuple[Offsets, Offsets]
 ) -> tuple[Offsets, Offsets, Offsets, Offsets]:
-    """Return the overlaps of spans and runs, both sorted and disjoint: see :func:`overlaps`."""
     table = np.array(spans, dtype=np.int64).reshape(-1, 2)
     return overlaps((table[:, 0], table[:, 1]), runs)

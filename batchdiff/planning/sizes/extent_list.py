@@ -1,4 +1,4 @@
-"""The blocks in which ext4 and XFS list the extents of a new file, and which count as the file's.
+"""The blocks in which ext4 and XFS list a new file's extents, and which count as the file's.
 
 ::
 
@@ -7,8 +7,7 @@
     list      in the inode, if they fit (ext4: 4); else in leaf blocks (ext4: 340 in each of 4 KiB), which are
               listed in the same way
 
-An allocator that finds no contiguous space makes more extents, and XFS fills some leaves only half. No plan can
-foresee either, so the count is a minimum.
+The count is a minimum: fragmented free space makes more extents, and XFS fills some leaves only half.
 
 Source: Linux ``Documentation/filesystems/ext4/ifork.rst``; ``EXT_INIT_MAX_LEN`` and ``EXT_UNWRITTEN_MAX_LEN`` in
 ``fs/ext4/ext4_extents.h``; ``fs/xfs/libxfs/xfs_format.h`` (``xfs_bmbt_rec``,
@@ -32,11 +31,10 @@ from batchdiff.units import ceil_div
 
 
 class ListFormat(NamedTuple):
-    """The way in which a filesystem lists a file's extents.
+    """A filesystem's way to list a file's extents.
 
     ``longest``, ``longest_unwritten``: the maximum number of blocks in an extent, and in a reserved one.
-    ``in_inode``: the entries for which the inode has room. ``entry``, ``header``: the bytes of an entry in a
-    block, and of a block's header.
+    ``in_inode``: the entries that fit into the inode. ``entry``, ``header``: their bytes in a block.
     """
 
     longest: int
@@ -48,7 +46,7 @@ class ListFormat(NamedTuple):
 
 LIST_FORMATS = {
     "ext4": ListFormat(32768, 32767, in_inode=4, entry=12, header=12),
-    # For an inode of 512 bytes. Fewer entries fit if it holds extended attributes.
+    # For an inode of 512 bytes; extended attributes leave less room.
     "xfs": ListFormat((1 << 21) - 1, (1 << 21) - 1, in_inode=20, entry=16, header=72),
 }
 """The filesystems on which the blocks of an extent list count as the file's."""
@@ -58,19 +56,18 @@ _NO_LIST = LIST_FORMATS["ext4"]
 
 
 class WrittenRuns:
-    """The minimum number of extents for the written parts of a file, which come in ascending order."""
+    """The minimum number of extents of a file, whose written parts are added in ascending order.
+
+    ``reserved``: whether the gaps have blocks, too, which the filesystem marks as unwritten.
+    """
 
     def __init__(self, lists: ListFormat, volume: Volume, *, reserved: bool = False) -> None:
-        """Count for a filesystem with this list format.
-
-        ``reserved``: whether the gaps before the parts have blocks, too, which the filesystem marks as unwritten.
-        """
         self._lists, self._volume, self._reserved = lists, volume, reserved
         self._begin = self._stop = 0  # the last run, which the next part may lengthen
         self._closed = 0
 
     def add(self, starts: Offsets, ends: Offsets) -> None:
-        """Count the parts with these starts and exclusive ends, in bytes of the file."""
+        """Count parts with these starts and exclusive ends, in bytes."""
         if not len(starts):
             return
         block, longest = self._volume.block, self._lists.longest
@@ -85,7 +82,7 @@ class WrittenRuns:
         self._begin, self._stop = int(begins[first[-1]]), int(stops[-1])
 
     def reach(self, size: int) -> None:
-        """Count what is reserved after the last part, up to the end of a file of ``size`` bytes."""
+        """Count the space reserved after the last part, if any, in a file of ``size`` bytes."""
         if self._reserved:
             left = ceil_div(size, self._volume.block) - self._stop
             self._closed += ceil_div(max(left, 0), self._lists.longest_unwritten)
@@ -107,13 +104,12 @@ class WrittenRuns:
 
 
 class OverlayLists:
-    """The extent lists of an overlay and of its data file, if it has one. Add data in ascending order."""
+    """The extent lists of an overlay and of its data file, if it has one. Add data in ascending order.
+
+    ``extents``: in granules of ``layout``. Full preallocation makes one run, because all of it is written.
+    """
 
     def __init__(self, layout: AnyLayout, extents: Extents, volume: Volume, preallocation: Preallocation) -> None:
-        """Count for an overlay that holds these extents, in granules of its layout.
-
-        If ``preallocation`` is full, the file with the data is one run, because all of it is written.
-        """
         cluster = layout.cluster_size if isinstance(layout, QedLayout) else layout.geometry.cluster_size
         granule = cluster if isinstance(layout, QedLayout) else layout.geometry.granule
         runs = extents.pairs(Kind.DATA) * granule
@@ -129,21 +125,21 @@ class OverlayLists:
         self._layout, self._block = layout, volume.block
 
     def add_data(self, starts: Offsets, ends: Offsets) -> None:
-        """Count parts of the guest that are written, each within a run of the extents."""
+        """Count written parts of the guest, each within a run of the extents."""
         if self._is_full:
             return
         shifts = self._shifts[np.searchsorted(self._starts, starts, side="right") - 1]
         self._data.add(starts + shifts, ends + shifts)
 
     def add_packed(self, length: int) -> None:
-        """Count ``length`` bytes of compressed data, which has hardly any holes."""
+        """Count compressed data, which has hardly any holes."""
         start = np.array([self._layout.data_offset])
         self._file.add(start, start + length)
 
     def end(self, virtual_size: int) -> int:
-        """Count the refcounts, which come last, and return the bytes of all blocks that list extents.
+        """Finish the count, and return the bytes of all blocks that list extents.
 
-        Return 0 if the filesystem is not in ``LIST_FORMATS``. ``virtual_size``: the length of a data file.
+        Return 0 if the filesystem is not in ``LIST_FORMATS``.
         """
         if not self._counts:
             return 0
@@ -169,21 +165,21 @@ def _shifts(runs: Offsets, cluster: int, layout: AnyLayout) -> Offsets:
 
 
 def metadata_parts(layout: AnyLayout, extents: Extents, block: int) -> tuple[Offsets, Offsets]:
-    """Return the starts and ends of the parts that are written before the data."""
+    """Return the starts and ends of the parts written before the data."""
     if isinstance(layout, QedLayout):
         starts, ends = entry_ranges(extents, layout)
         return np.concatenate([[0], starts]), np.concatenate([[1], ends])
     l1_bytes = layout.l1_entries * 8
     parts = [(0, block), (layout.l1_offset, layout.l1_offset + l1_bytes), (layout.l2_offset, layout.data_offset)]
     if layout.options.luks_bytes:
-        # Only the beginning of the LUKS header is written. That is one extent, so one block stands for it.
+        # Only the beginning of the LUKS header is written: one extent, for which one block stands.
         parts.insert(1, (layout.luks_offset, layout.luks_offset + block))
     starts, ends = np.array([part for part in parts if part[0] < part[1]], dtype=np.int64).T
     return starts, ends
 
 
 def refcount_parts(layout: Layout, block: int) -> tuple[Offsets, Offsets]:
-    """Return the starts and ends of the written parts of the refcount blocks and of the refcount table."""
+    """Return the starts and ends of the written parts of the refcount structures."""
     cluster, in_block = layout.geometry.cluster_size, layout.geometry.refcounts_in_block
     last = layout.refcounted % in_block or in_block
     written = (layout.refcount_blocks - 1) * cluster + ceil_div(last * layout.geometry.refcount_bits, 8)

@@ -5,8 +5,8 @@
     128 KiB, standard L2 entries     | data, all of it      |     length 128 KiB, on disk 128 KiB
     128 KiB, extended L2 entries     | hole |data| hole     |     length 128 KiB, on disk   4 KiB
 
-Geometries are compared by the length of the file. But unwritten subclusters stay holes, and a data file is as long
-as the disk, so if any geometry has subclusters, or if there is a data file, all are compared by space on disk.
+The length of the file decides, or space on disk if any geometry has subclusters, because unwritten ones stay
+holes, or if there is a data file, because that is as long as the disk.
 """
 
 from __future__ import annotations
@@ -36,14 +36,12 @@ from batchdiff.qcow2.layout_options import LayoutOptions
 from batchdiff.units import format_size
 
 _AUTO_TOLERANCE = 0.01
-"""The share by which an overlay may be larger than the smallest one and still be preferred, for its standard L2
-entries or for clusters nearer to QEMU's default size."""
 
 
 def compared_sizes(units: Extents, virtual_size: int, options: OverlayOptions, unit: int = UNIT) -> ComparedSizes:
     """Return the overlay's sizes with each of the :func:`geometries` that can map the disk.
 
-    ``units``: in units of 4 KiB. ``unit``: the allocation unit of the overlay's filesystem, in bytes.
+    ``units``: in units of 4 KiB. ``unit``: the filesystem's allocation unit, in bytes.
 
     :raises FormatError: no geometry can map the disk.
     """
@@ -57,10 +55,9 @@ def compared_sizes(units: Extents, virtual_size: int, options: OverlayOptions, u
         either=units,
     )
     sizes, compared = ComparedSizes({}, {}), geometries(options)
-    # A data file is as long as the disk, so only its space on disk depends on the geometry.
     by_disk = needs.outside or any(geometry.extended_l2 for geometry in compared)
     for geometry in (each for each in compared if fits(virtual_size, each)):
-        # Clusters of whole units are only counted. Subclusters and clusters smaller than a unit need extents.
+        # Clusters of whole units are only counted; subclusters and smaller clusters need extents.
         if geometry.granules == 1 and geometry.cluster_size >= UNIT:
             layout = _counted(parts, virtual_size, geometry, inside)
             data = layout.data_clusters * geometry.cluster_size
@@ -81,10 +78,6 @@ def compared_sizes(units: Extents, virtual_size: int, options: OverlayOptions, u
 
 
 def _qed_sizes(units: Extents, virtual_size: int, options: OverlayOptions) -> ComparedSizes:
-    """Return the lengths of the QED overlay for each cluster size that can map the disk.
-
-    :raises FormatError: no cluster size can.
-    """
     sizes = ComparedSizes({}, {})
     for geometry in geometries(options):
         if fits_qed(virtual_size, geometry.cluster_size, options.table_size):
@@ -97,7 +90,7 @@ def _qed_sizes(units: Extents, virtual_size: int, options: OverlayOptions) -> Co
 
 
 def geometries(options: OverlayOptions) -> list[Geometry]:
-    """Return the geometries to compare; some have another cluster size than the one that the options set."""
+    """Return the geometries to compare, some with another cluster size than the options set."""
     if options.format is OverlayFormat.QED:
         return [geometry_of(options, cluster_size) for cluster_size in QED_CLUSTER_SIZES]
     # Differences are found in units of 4 KiB, so smaller clusters would only add tables.
@@ -110,7 +103,6 @@ def geometries(options: OverlayOptions) -> list[Geometry]:
 
 
 def _l2_kinds(options: OverlayOptions) -> tuple[bool, ...]:
-    """Return the kinds of L2 entries to try, standard (False), extended (True); both only with ``auto``."""
     if options.extended_l2 is not None:
         return (options.extended_l2,)
     # Compressed clusters have no subclusters: extended entries would only make the tables longer.
@@ -120,7 +112,6 @@ def _l2_kinds(options: OverlayOptions) -> tuple[bool, ...]:
 
 
 def _data_bytes(extents: Extents, layout: Layout, unit: int, *, compressed: bool) -> int:
-    """Return the bytes on disk of the data clusters of an image with these extents (granules)."""
     geometry, data = layout.geometry, only(extents, Kind.DATA)
     if compressed or geometry.granules == 1:
         return layout.data_clusters * geometry.cluster_size
@@ -131,18 +122,16 @@ def _data_bytes(extents: Extents, layout: Layout, unit: int, *, compressed: bool
 
 @frozen
 class _Parts:
-    """The units of a guest that differ from the template's, those that are nonzero, and those that are either."""
-
     differing: Extents
     nonzero: Extents
     either: Extents
 
 
 def _counted(parts: _Parts, virtual_size: int, geometry: Geometry, options: LayoutOptions) -> Layout:
-    """Return the layout of an overlay in whole clusters by counting: folding would take three times as long.
+    """Lay out an overlay in whole clusters by counting: folding would take three times as long.
 
-    A cluster has data if any unit in it differs and any unit in it, the same or another, is nonzero. Without zero
-    clusters, in version 2, it has data if any unit in it differs.
+    A cluster has data if a unit in it differs and a unit in it, the same or another, is nonzero; in version 2,
+    without zero clusters, the first is enough.
     """
     factor = geometry.cluster_size // UNIT
     differing = count_touched(parts.differing, factor)
@@ -154,10 +143,10 @@ def _counted(parts: _Parts, virtual_size: int, geometry: Geometry, options: Layo
 
 
 def chosen_geometry(sizes: ComparedSizes, cluster_size: int | None) -> Geometry | None:
-    """Choose a geometry with this cluster size, or with any if ``cluster_size`` is None.
+    """Choose a geometry with this cluster size (None: any); return None if no such geometry can map the disk.
 
-    Return None if no such geometry can map the disk. Among the geometries whose overlay is at most 1% larger than
-    the smallest, prefer standard L2 entries, which every QEMU reads, and then the cluster size nearest to 64 KiB.
+    Among those whose overlay is at most 1% larger than the smallest, prefer standard L2 entries, which every QEMU
+    reads, and then the cluster size nearest to 64 KiB.
     """
     allowed = {
         geometry: size

@@ -1,4 +1,4 @@
-"""The layout of an overlay, qcow2 or QED, and the space that the overlay takes on disk."""
+"""The layout of an overlay, qcow2 or QED, and its space on disk."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def overlay_layout(
 ) -> AnyLayout:
     """Return the layout of an uncompressed overlay. ``backing``: the template's name and format.
 
-    :raises FormatError: a name does not fit into the header, or QEMU would refuse a refcount table of that size.
+    :raises FormatError: the overlay cannot be made in its format.
     """
     cluster_size = options.cluster_size or DEFAULT_CLUSTER_SIZE
     if options.format is OverlayFormat.QED:
@@ -42,7 +42,7 @@ def overlay_layout(
 
 
 def overlay_disk_bytes(layout: AnyLayout, extents: Extents, options: OverlayOptions, data: int, unit: int) -> int:
-    """Return an overlay's bytes on disk, in whole units of the filesystem; its data takes ``data`` bytes."""
+    """Return an overlay's bytes on disk, in whole units; its data takes ``data`` bytes."""
     if isinstance(layout, QedLayout):
         return _qed_disk_bytes(layout, extents, data, unit)
     if options.data_file is None and options.preallocation.reserves_blocks:
@@ -51,10 +51,9 @@ def overlay_disk_bytes(layout: AnyLayout, extents: Extents, options: OverlayOpti
 
 
 def _luks_disk_bytes(layout: Layout, options: OverlayOptions, unit: int) -> int:
-    """Return the bytes of a LUKS header on disk: only its beginning is written, and the rest stays a hole.
+    """Return a LUKS header's bytes on disk: only its beginning is written, and the rest stays a hole.
 
-    If a unit holds several clusters, :func:`disk_bytes` counts the hole, too, so return its bytes as a negative
-    number.
+    If a unit holds several clusters, :func:`disk_bytes` counts the hole, too, so return minus its bytes.
     """
     secret = options.encryption
     if secret is None:
@@ -67,7 +66,7 @@ def _luks_disk_bytes(layout: Layout, options: OverlayOptions, unit: int) -> int:
 
 
 def _qed_disk_bytes(layout: QedLayout, extents: Extents, data: int, unit: int) -> int:
-    """Return the bytes that a QED overlay takes on disk: most of a table can be a hole."""
+    """Count only the units that table entries touch: most of a table can be a hole."""
     ranges = [np.array([[0, 1]]), np.stack(entry_ranges(extents, layout), axis=1)]
     if layout.cluster_size < unit:  # all units that hold a data cluster are taken
         if extents.units(Kind.DATA):
@@ -84,7 +83,7 @@ def encrypted_space(extents: Extents, granule: int, virtual_size: int, unit: int
 
 
 def _units_touched(ranges: np.typing.NDArray[np.int64], unit: int) -> int:
-    """Return the number of units that ascending, disjoint ranges (start, end) touch."""
+    """``ranges``: (start, end), ascending and disjoint."""
     if not len(ranges):
         return 0
     begins, stops = ranges[:, 0] // unit, (ranges[:, 1] - 1) // unit

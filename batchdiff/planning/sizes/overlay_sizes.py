@@ -1,8 +1,4 @@
-"""The content of an overlay, the size of its file, its space on disk, and its savings.
-
-For given options and a given disk size, the length of an uncompressed overlay's file depends only on the number of
-its data clusters and L2 tables.
-"""
+"""The content of an overlay, the size of its file, its space on disk, and its savings."""
 
 from __future__ import annotations
 
@@ -27,10 +23,9 @@ def extents_to_write(units: Extents, virtual_size: int, options: OverlayOptions,
 
 
 def disk_bytes(layout: Layout, data: int, unit: int = UNIT) -> int:
-    """Return an overlay's bytes on disk, in whole units of the filesystem; its data clusters take ``data`` bytes.
+    """Return an overlay's bytes on disk, in whole units; its data clusters take ``data`` bytes.
 
-    This can be less than the file's size: tables can end before their last cluster does, and data clusters can
-    have holes. If a unit holds several clusters, all units of the file count, even if they are holes.
+    If a unit holds several clusters, all units of the file count, even if they are holes.
     """
     cluster, entries_per_block = layout.geometry.cluster_size, layout.geometry.refcounts_in_block
     if cluster < unit:
@@ -48,9 +43,9 @@ def disk_bytes(layout: Layout, data: int, unit: int = UNIT) -> int:
 
 
 class OverlaySize(NamedTuple):
-    """The length of an overlay's file plus that of its data file, its possible error, and the bytes on disk.
+    """The size of an overlay, including its data file, and the possible error of ``file_bytes``.
 
-    ``shared_bytes``: bytes in blocks that files other than the guest use anyway, so that they cost nothing.
+    ``shared_bytes``: in blocks that cost nothing, because files other than the guest use them anyway.
     """
 
     file_bytes: int
@@ -62,8 +57,8 @@ class OverlaySize(NamedTuple):
 class ComparedSizes(NamedTuple):
     """The sizes of an uncompressed overlay in bytes, by geometry.
 
-    ``file``: the length of its file plus that of its data file. ``disk``: the space that it takes if the guest's
-    data has no holes; empty unless subclusters were considered, or there is a data file.
+    ``file``: the length, including a data file. ``disk``: the space on disk if the guest's data has no holes;
+    empty if ``file`` decides.
     """
 
     file: dict[Geometry, int]
@@ -101,6 +96,5 @@ def savings_of(
 
 
 def _by_cluster_size(sizes: dict[Geometry, int], *, extended_l2: bool) -> tuple[tuple[int, int], ...]:
-    """Return the sizes with one kind of L2 entries: pairs of cluster size and bytes."""
     kind = {geometry.cluster_size: size for geometry, size in sizes.items() if geometry.extended_l2 is extended_l2}
     return tuple(sorted(kind.items()))
