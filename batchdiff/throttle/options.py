@@ -18,8 +18,8 @@ class CacheUse(enum.StrEnum):
 class ScanLimits:
     """The limits of a scan.
 
-    ``limit_rate``: bytes per second that a process and workers forked from it may read in all; None: no limit.
-    ``idle``: run with the lowest disk and CPU priority.
+    ``limit_rate``: bytes per second that a process and its workers may read in all; None: no limit.
+    ``idle``: the lowest disk and CPU priority.
     """
 
     cache: CacheUse = CacheUse.KEEP
