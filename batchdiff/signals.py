@@ -1,4 +1,4 @@
-"""Signals: their names, and code that they must not interrupt."""
+"""Signals: their names, for reports of a process's death, and code that they must not interrupt."""
 
 from __future__ import annotations
 

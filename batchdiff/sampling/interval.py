@@ -7,8 +7,8 @@
 
 Differences come in clumps, so a thousand units of one probe can be worth no more than one. The variance is
 therefore taken between probes. It yields the effective size, which is the size of an equally good sample of
-independent units, and the exact interval of a binomial share for that size: a standard deviation
-would mean certainty if no difference was seen.
+independent units, and the exact interval of a binomial share for that size: a formula with the standard deviation
+would report certainty if no difference was seen.
 
 Sources: C. Clopper and E. Pearson, "The use of confidence or fiducial limits" (Biometrika 26, 1934); E. Korn and
 B. Graubard, "Confidence intervals for proportions with small expected number of positive counts estimated from
@@ -80,7 +80,7 @@ class Probe(NamedTuple):
 
 
 def share_of(probes: Sequence[Probe], *, population: int | None = None) -> Interval:
-    """Return the share of hits among all units, from 0 to 1, as estimated from a sample.
+    """Return the share of hits among all units, estimated from a sample.
 
     ``probes``: in the order of their offsets, drawn at random, or one from each stratum. If strata have different
     sizes, hits and units must be weighted by them.

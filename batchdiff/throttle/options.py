@@ -1,4 +1,4 @@
-"""Options that limit a scan's load on the machine; to parse them, no other module of this package is needed."""
+"""Options that limit a scan's load on the machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ScanLimits:
     """The limits of a scan.
 
     ``limit_rate``: bytes per second that a process and its workers may read in all; None: no limit.
-    ``idle``: the lowest disk and CPU priority.
+    ``idle``: lower the disk and CPU priority.
     """
 
     cache: CacheUse = CacheUse.KEEP

@@ -7,7 +7,7 @@
 
 The next free instant is stored in memory that forked workers share. A record lock guards it, and is released if
 the process that holds it dies.
-Source: the generic cell rate algorithm (ITU-T I.371), which is a token bucket without tokens.
+Source: the generic cell rate algorithm (ITU-T I.371).
 """
 
 from __future__ import annotations
