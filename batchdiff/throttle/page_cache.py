@@ -25,11 +25,11 @@ BLOCK = 64 * MIB
 """The size of a scan's range: no two workers read from one block of a raw image."""
 
 _AHEAD = 8 * MIB
-"""The maximum for one file. Measured on a disk of 300 MB/s: a cold scan took 1.3 times as long as with the
-kernel's read-ahead; with 2 MiB, 1.8 times."""
+"""The maximum read-ahead of one file. Measured on a disk of 300 MB/s: a cold scan took 1.3 times as long as with
+the kernel's read-ahead; with 2 MiB, 1.8 times."""
 
 _AHEAD_IN_ALL = 256 * MIB
-"""The maximum for all files of a process."""
+"""The maximum read-ahead of all files of a process."""
 
 _STEP = 128 * KIB
 """The kernel's default read-ahead: for one POSIX_FADV_WILLNEED, it may read no more."""
