@@ -21,6 +21,6 @@ def held_signals() -> Iterator[None]:
 
 
 def signal_name(number: int) -> str:
-    """Return the name of a signal, such as ``SIGTERM``; for one without a name, words such as ``signal 40``."""
+    """Return the name of a signal: ``SIGTERM``, or ``signal 40`` if it has none."""
     names = {known.value: known.name for known in signal.Signals}
     return names.get(number, f"signal {number}")

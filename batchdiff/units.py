@@ -11,14 +11,14 @@ GIB = 1 << 30
 TIB = 1 << 40
 
 SECTOR = 512
-"""QEMU rounds the size of a raw image up to a multiple of this (its block layer's BDRV_SECTOR_SIZE)."""
+"""QEMU rounds the size of a raw image up to a multiple of this (BDRV_SECTOR_SIZE)."""
 
 SUFFIXES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _SIZE = re.compile(r"(\d+)\s*(?:([kmgtpe])(?:i?b)?|b)?", re.IGNORECASE)
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes of a size such as ``"64KiB"``, ``"64k"`` or ``"512"``; all units are powers of 1024.
+    """Return the bytes of a size such as ``"64KiB"``, ``"64k"`` or ``"512"``; units are powers of 1024.
 
     :raises ValueError: the text is not a size.
     """
@@ -30,7 +30,7 @@ def parse_size(text: str) -> int:
 
 
 def format_size(count: int) -> str:
-    """Return bytes as text for people: ``"0 B"``, ``"64 KiB"``, ``"2.3 GiB"``; the units are powers of 1024."""
+    """Return bytes as text for people, such as ``"0 B"`` or ``"2.3 GiB"``; units are powers of 1024."""
     if count < 0:
         return f"-{format_size(-count)}"
     value, suffix = float(count), 0
@@ -56,7 +56,7 @@ _MOST_NAMED = 3
 
 
 def few(names: Collection[str]) -> str:
-    """Return names as part of a sentence: up to three, or the first two and the number of the others."""
+    """Return up to three names, or the first two and the number of the others."""
     listed = list(names)
     if len(listed) > _MOST_NAMED:
         return f"{', '.join(listed[: _MOST_NAMED - 1])} and {len(listed) - _MOST_NAMED + 1} more"

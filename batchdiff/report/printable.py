@@ -1,13 +1,12 @@
-"""Text from outside, made safe to show: paths, names and reasons may contain anything that a file name may."""
+"""Text from outside, made safe to show: it may contain anything that a file name may."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    r"""Return text on one line: characters that do not print, or that reverse text, become escapes like ``\n``.
+    r"""Return text with escapes like ``\n`` or ``\udc80`` for characters that do not print, or that reverse text.
 
-    A byte that is not valid UTF-8 (a surrogate escape) becomes an escape such as ``\udc80``. A backslash stays as
-    it is: names of systemd units and device-mapper volumes may contain one, and must still work when copied.
+    A backslash stays: names of systemd units and device-mapper volumes may contain one, and must work when copied.
     """
     if text.isprintable():
         return text

@@ -1,11 +1,10 @@
-"""The results of apply, guest by guest, beside the plan's predictions, and those of restore and purge.
+"""The results of apply, restore and purge as text.
 
 ::
 
-    table      one line for each guest, and sums over overlays if there are several guests; if several were
-               skipped for one reason, no skipped guests
-    remarks    reasons, what became of originals, and notes
-    summary    numbers of guests, and the disk space that came back or was taken
+    table      guests and totals
+    remarks    reasons, originals, notes, and guests that were skipped alike
+    summary    numbers of guests, and disk space
 """
 
 from __future__ import annotations
@@ -30,10 +29,9 @@ _COLUMNS = (
     Column("on\ndisk"),
     Column("original", Align.LEFT),
 )
-"""72 cells at most, if the name takes 12: the table fits into 80 columns."""
+"""Some headings have two lines, so that the table fits into 80 columns if names are short."""
 
 _COLUMNS_WITHOUT_OVERLAYS = (*_FIRST, Column("came back"))
-"""The columns if no guest in the table has an overlay, and the space that came back is known for one."""
 
 _MOST_ASIDE = 3
 """The maximum number of originals in quarantine that are listed one by one."""
@@ -42,7 +40,7 @@ _WORDS = {Status.WOULD_RESTORE: "would be restored", Status.WOULD_PURGE: "would 
 
 
 def results_text(outcomes: Sequence[GuestOutcome], *, width: int | None = None) -> str:
-    """Return the results of apply for a terminal of ``width`` cells, or a pipe or file (None)."""
+    """Return the results of apply for a terminal of ``width`` cells, or for a pipe or file (None)."""
     if not outcomes:
         return "There is nothing to do: the plan has no guests.\n"
     alike = skipped_alike(outcomes)
@@ -55,14 +53,13 @@ def results_text(outcomes: Sequence[GuestOutcome], *, width: int | None = None) 
 
 
 def undone_text(outcomes: Sequence[GuestOutcome], *, width: int | None = None) -> str:
-    """Return the results of restore or purge for a terminal of ``width`` cells, or a pipe or file (None)."""
+    """Return the results of restore or purge for a terminal of ``width`` cells, or for a pipe or file (None)."""
     column = max([11, *(len(_word(each.status)) + 2 for each in outcomes)])
     alike = skipped_alike(outcomes)
     lines = []
     for each in outcomes:
         if alike and each.status is Status.SKIPPED:
             continue
-        # The notes on a guest follow its result.
         texts = [
             (_word(each.status), each.reason or _fate(each)),
             *(("note", text) for text in each.remarks),
@@ -81,7 +78,6 @@ def undone_text(outcomes: Sequence[GuestOutcome], *, width: int | None = None) -
 
 
 def _table(shown: list[GuestOutcome], outcomes: Sequence[GuestOutcome], width: int | None) -> list[str]:
-    """Return the table of the guests to show, with columns for overlays if any has one; sums cover all."""
     if not shown:
         return []
     if any(map(_has_overlay, shown)):
@@ -93,7 +89,6 @@ def _table(shown: list[GuestOutcome], outcomes: Sequence[GuestOutcome], width: i
 
 
 def _has_overlay(outcome: GuestOutcome) -> bool:
-    """Return whether a guest got an overlay, or was to get one, or its original was touched."""
     planned = outcome.predicted_overlay_bytes is not None or outcome.actual_overlay_bytes is not None
     return planned or outcome.original.fate is not Fate.UNTOUCHED
 
@@ -114,7 +109,6 @@ def _row(outcome: GuestOutcome) -> tuple[str, ...]:
 
 
 def _fate(outcome: GuestOutcome) -> str:
-    """Return a clause about what became of a guest's original."""
     words = original_words(outcome)
     if outcome.original.fate is Fate.REBUILT:
         return words  # of the guest
@@ -162,7 +156,6 @@ def _summary(outcomes: Sequence[GuestOutcome]) -> str:
 
 
 def _space(outcomes: Sequence[GuestOutcome]) -> str:
-    """Return how much disk space came back or was taken; empty if nothing changed, or if the amount is unknown."""
     gained = gained_bytes(outcomes)
     if gained is None:
         return ""

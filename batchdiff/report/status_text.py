@@ -2,8 +2,8 @@
 
 ::
 
-    guest  step     since                next     if the table is too wide for the terminal, the last column
-    web01  retired  2026-11-29 10:24:46  purge    has only a word or two, and the texts follow, each once:
+    guest  step     since                next     if the table is too wide, the last column
+    web01  retired  2026-11-29 10:24:46  purge    is short, and the texts follow, each once:
 
     next    web01, web02 and 92 more: purge: delete the original in quarantine; or restore
 """
@@ -27,11 +27,11 @@ _COLUMNS = (
 )
 
 _VERB = re.compile(r"(apply|purge|restore|verify|nothing|plan again|rm|move)(?: --[a-z-]+(?: [a-z]+)?)?\b")
-"""The verb or words at the start of a row's ``next``, with an option: all that fits into a narrow table."""
+"""The start of a row's ``next`` that fits into a narrow table."""
 
 
 def status_text(guests: Sequence[StatusRow], *, width: int | None = None) -> str:
-    """Return the rows for a terminal of ``width`` cells, or a pipe or file (None), with a newline at the end."""
+    """Return the report for a terminal of ``width`` cells, or for a pipe or file (None)."""
     if not guests:
         return "The plan has no guests.\n"
     whole = [_cells(each, printable(each.next)) for each in guests]

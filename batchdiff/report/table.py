@@ -1,4 +1,4 @@
-"""Rows as aligned columns of text. On a terminal, the first column is shortened if the table is too wide.
+"""Tables and paragraphs of text.
 
 ::
 
@@ -6,7 +6,7 @@
     clone…17.img     2.5 GiB   2.4 GiB  convert
     total            2.5 GiB   2.4 GiB
 
-A width of None stands for a pipe or a file: names are whole there, so that programs can find them.
+A width of None stands for a pipe or file: the names in a table stay whole, so that programs can find them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from batchdiff.report.form import WIDTH
 
 _GAP = "  "
 _NARROWEST = 12
-"""The least width in cells to which the first column is cut: with less, many guests would look alike."""
+"""The least width in cells to which the first column is cut: below it, many guests would look alike."""
 _COMMAND = re.compile("`[^`]*`")
 _SIZE = re.compile(r"(?<=\d) (?=(?:[KMGTPE]i)?B\b)")
 _NO_BREAK, _SECOND_CELL = "\x00", "\x01"
@@ -40,14 +40,14 @@ class Align(enum.Enum):
 
 @frozen
 class Column:
-    """A column's heading, which may have several lines, and its alignment."""
+    """A column; its heading may have several lines."""
 
     heading: str
     align: Align = Align.RIGHT
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, width: int | None) -> list[str]:
-    """Return the lines of a table, headings first, with the first column cut if they exceed ``width`` cells."""
+    """Return the lines of a table, with the first column cut if they exceed ``width`` cells."""
     parts = [column.heading.split("\n") for column in columns]
     depth = max(map(len, parts))
     headings = [[""] * (depth - len(part)) + part for part in parts]
@@ -69,7 +69,7 @@ def _line(columns: Sequence[Column], widths: Sequence[int], row: Sequence[str]) 
 
 
 def cells(text: str) -> int:
-    """Return the number of terminal cells that text takes: two for a wide character, none for a combining one."""
+    """Return the number of terminal cells that text takes."""
     if text.isascii():
         return len(text)
     return sum(map(_cells_of, text))
@@ -82,7 +82,7 @@ def _cells_of(letter: str) -> int:
 
 
 def cut(text: str, width: int) -> str:
-    """Return text, cut in the middle if it exceeds ``width`` cells: names of clones may differ at either end."""
+    """Return text, cut in the middle if it is too wide: names of clones may differ at either end."""
     if cells(text) <= width:
         return text
     ellipsis = writable(_ELLIPSIS)
@@ -93,7 +93,6 @@ def cut(text: str, width: int) -> str:
 
 
 def _fitting(letters: Iterable[str], room: int) -> str:
-    """Return the first letters that fit into ``room`` cells."""
     found = ""
     for letter in letters:
         if cells(found) + _cells_of(letter) > room:
@@ -103,10 +102,10 @@ def _fitting(letters: Iterable[str], room: int) -> str:
 
 
 def paragraph(text: str, *, width: int | None, first: str = "", rest: str = "") -> str:
-    """Return text broken only between words, so that a path without spaces can be copied.
+    """Break text into lines between words, so that a path without spaces can be copied.
 
-    The first line starts with ``first``, and the others with ``rest``. A size keeps its unit, and a command in
-    backticks stays on one line, however long: pasted in pieces, it would be several commands.
+    ``first`` and ``rest`` are the indents. A size keeps its unit, and a command in backticks stays on one line:
+    pasted in pieces, it would be several commands.
     """
     whole = _COMMAND.sub(lambda found: found[0].replace(" ", _NO_BREAK), writable(text))
     whole = _SIZE.sub(_NO_BREAK, whole)

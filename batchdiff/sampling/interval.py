@@ -5,11 +5,10 @@
     probes read   |  |        |##|        | #|        |  |        |##|        hits in each, of its units
     the whole   0 |------[ low ... estimate ... high ]-------------------| 1  share of hits
 
-Differences come in clumps: the units of one probe are mostly alike, so a thousand of them can be worth no more
-than one. The variance is therefore taken between probes, not between units. It yields the effective size, which is
-the size of an equally good sample of independent units, and the exact interval of a binomial share is computed
-for that size. So the interval of a sample has a width even if no difference was seen, whereas a formula with the
-standard deviation would report certainty.
+Differences come in clumps, so a thousand units of one probe can be worth no more than one. The variance is
+therefore taken between probes. It yields the effective size, which is the size of an equally good sample of
+independent units, and the exact interval of a binomial share for that size: a formula with the standard deviation
+would report certainty if no difference was seen.
 
 Sources: C. Clopper and E. Pearson, "The use of confidence or fiducial limits" (Biometrika 26, 1934); E. Korn and
 B. Graubard, "Confidence intervals for proportions with small expected number of positive counts estimated from
@@ -28,21 +27,18 @@ from typing import NamedTuple
 from batchdiff.frozen import frozen
 
 _TAIL = 0.025
-"""The nominal probability that the true value is below the interval; it is as likely to be above."""
+"""The nominal probability that the true value is below the interval, and that it is above."""
 
 _FEW = 10
-"""If fewer probes than this have a hit, or a miss, the variance between probes is too uncertain to rely on."""
+"""If fewer probes have a hit, or a miss, the variance between probes is too uncertain."""
 
 _MOST_GAIN = 4
-"""The effective size is at most this many times the number of probes, however alike neighbours are.
-
-This limit is applied before the correction for a sample that is a large part of the population.
-"""
+"""The most independent units that a probe stands for, however alike neighbours are."""
 
 
 @frozen
 class Interval:
-    """An estimate, and the bounds between which the true value is in 95 of 100 cases; all equal if it is known."""
+    """An estimate and its bounds, which are equal if the value is known."""
 
     estimate: float
     low: float
@@ -59,7 +55,7 @@ class Interval:
         return self.low == self.high
 
     def times(self, factor: float) -> Interval:
-        """Return the interval of a value that is ``factor`` times this one; ``factor`` is not negative."""
+        """Return the interval of ``factor`` times this value; ``factor`` must not be negative."""
         return Interval(self.estimate * factor, self.low * factor, self.high * factor)
 
     def subtracted_from(self, total: float) -> Interval:
@@ -67,7 +63,7 @@ class Interval:
         return Interval(total - self.estimate, total - self.high, total - self.low)
 
     def widened(self, *, below: float, above: float) -> Interval:
-        """Return the same estimate with bounds that are further away by these amounts."""
+        """Return the same estimate with its bounds moved by these amounts."""
         return Interval(self.estimate, self.low - below, self.high + above)
 
 
@@ -77,20 +73,19 @@ def exactly(value: float) -> Interval:
 
 
 class Probe(NamedTuple):
-    """One probe of a sample: the hits among its ``of`` units. Both numbers may be fractions, or weighted."""
+    """The hits among the ``of`` units of one probe; both may be fractions, or weighted."""
 
     hits: float
     of: float
 
 
 def share_of(probes: Sequence[Probe], *, population: int | None = None) -> Interval:
-    """Return the share of hits among all units, from 0 to 1, as estimated from the probes of a sample.
+    """Return the share of hits among all units, estimated from a sample.
 
-    ``probes``: in the order of their offsets; they are drawn at random, or one from each stratum of about the
-    same size. If strata have different sizes, each probe's hits and units must be weighted by the size
-    of its stratum.
-    ``population``: the number of all probes, drawn or not; None if it is so large that the sample is a negligible
-    part of it. Without any probe that has units, the interval is 0 to 1, or exactly 0 if the population is empty.
+    ``probes``: in the order of their offsets, drawn at random, or one from each stratum. If strata have different
+    sizes, hits and units must be weighted by them.
+    ``population``: the number of all probes, drawn or not; None if the sample is a negligible part of it.
+    Without any probe that has units, the interval is 0 to 1, or exactly 0 if the population is empty.
     """
     drawn = [probe for probe in probes if probe.of > 0]
     if not drawn:
@@ -108,10 +103,7 @@ def share_of(probes: Sequence[Probe], *, population: int | None = None) -> Inter
 
 
 def sum_of(parts: Iterable[Interval]) -> Interval:
-    """Return the sum of values that were sampled independently of each other.
-
-    The distances between estimate and bounds combine as standard deviations do, separately for each side.
-    """
+    """Return the sum of values that were sampled independently of each other."""
     known = list(parts)
     total = sum(each.estimate for each in known)
     below = math.sqrt(sum((each.estimate - each.low) ** 2 for each in known))
@@ -120,20 +112,19 @@ def sum_of(parts: Iterable[Interval]) -> Interval:
 
 
 def _effective_size(drawn: Sequence[Probe], share: float, population: int | None) -> float:
-    """Return the number of independent units whose share is as certain as that of these probes."""
     count = len(drawn)
     sampled = 0.0 if population is None else count / population
     hit = sum(1 for each in drawn if each.hits > 0)
     whole = sum(1 for each in drawn if each.hits >= each.of)
     if min(hit, count - whole) < _FEW:
-        # At most one unit for each probe. Only half of the sampled part of the population is taken into account:
-        # without any hits, that gives about the bound of a sample without replacement.
+        # At most one unit for each probe. Only half of the sampled part of the population counts: without any
+        # hits, that gives about the bound of a sample without replacement.
         return min(_by_variance(drawn, share), count) / (1 - sampled / 2)
     return min(_by_variance(drawn, share), _MOST_GAIN * count) / (1 - sampled)
 
 
 def _by_variance(drawn: Sequence[Probe], share: float) -> float:
-    """Return the effective size, computed from differences between neighbours; infinite if none differ."""
+    """Return the effective size; infinite if no neighbours differ."""
     count = len(drawn)
     mean = sum(each.of for each in drawn) / count
     residuals = [(each.hits - share * each.of) / mean for each in drawn]
@@ -145,7 +136,7 @@ def _by_variance(drawn: Sequence[Probe], share: float) -> float:
 
 
 def _exact_bounds(share: float, size: float) -> tuple[float, float]:
-    """Return the bounds of Clopper and Pearson for a share of a sample whose size may be a fraction."""
+    """Return the bounds of Clopper and Pearson; ``size`` may be a fraction."""
     hits = share * size
     misses = size - hits
     low = _beta_quantile(_TAIL, hits, misses + 1) if hits > 0 else 0.0
@@ -154,7 +145,6 @@ def _exact_bounds(share: float, size: float) -> tuple[float, float]:
 
 
 def _beta_quantile(probability: float, alpha: float, beta: float) -> float:
-    """Return the quantile of a beta distribution at this probability, found by bisection."""
     low, high = 0.0, 1.0
     for _ in range(50):
         middle = (low + high) / 2
@@ -166,7 +156,6 @@ def _beta_quantile(probability: float, alpha: float, beta: float) -> float:
 
 
 def _beta_cdf(value: float, alpha: float, beta: float) -> float:
-    """Return the probability that a variable with a beta distribution is at most ``value``."""
     if value <= 0 or value >= 1:
         return float(value >= 1)
     front = math.exp(
@@ -183,10 +172,7 @@ def _beta_cdf(value: float, alpha: float, beta: float) -> float:
 
 
 def _continued_fraction(value: float, alpha: float, beta: float) -> float:
-    """Return the continued fraction of the incomplete beta function, by Lentz's method.
-
-    Source: NIST Digital Library of Mathematical Functions, 8.17.22.
-    """
+    """Return the continued fraction of the incomplete beta function (NIST DLMF 8.17.22), by Lentz's method."""
     tiny = 1e-300
     numerator, denominator = 1.0, 1.0 - (alpha + beta) * value / (alpha + 1)
     denominator = 1 / (denominator or tiny)

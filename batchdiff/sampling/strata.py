@@ -5,9 +5,8 @@
     strata      |        x  |  x        |      x    |   x       |        one item of each, at random
     doubled     | x   |  x  |  x  |  x  | x   |x    |   x |   x |        one more, from the half that had none
 
-Every item of a stratum is equally likely to be drawn. After doubling, that is true of each half: the item
-drawn first is in one half, and another item is drawn from the other half. So a doubled sample is as good as one
-drawn from the halves at once, and nothing that was read before is wasted.
+Every item of a stratum is equally likely to be drawn, and after doubling, every item of each half. So a doubled
+sample is as good as one drawn from the halves at once.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _Numbers = npt.NDArray[np.int64]
 
 @frozen(eq=False)
 class Strata:
-    """Strata of consecutive items, which are numbered from 0.
+    """Strata of consecutive items, numbered from 0.
 
     ``edges``: the first item of each stratum, and the number of all items; ``drawn``: one item of each stratum.
     """
@@ -37,7 +36,7 @@ class Strata:
 
     @property
     def sizes(self) -> _Numbers:
-        """The number of items in each stratum: those that its drawn item represents."""
+        """The number of items in each stratum."""
         return np.diff(self.edges)
 
     @property
@@ -54,7 +53,7 @@ def first_strata(population: int, wanted: int, random: np.random.Generator) -> S
 
 
 def doubled(strata: Strata, random: np.random.Generator) -> Strata:
-    """Return the sample with each stratum of several items split into halves, and an item drawn from each half."""
+    """Return the sample with each stratum of several items split in two, and an item of each half."""
     first, end, drawn = strata.edges[:-1], strata.edges[1:], strata.drawn
     middle = (first + end + 1) // 2
     splits = end - first > 1

@@ -20,7 +20,7 @@ _LOWEST = 19
 
 
 def lower_priority() -> str:
-    """Lower the priority of this process for good; return a description of the result."""
+    """Lower the priority of this process for good; return the result in words."""
     nice = os.nice(_LOWEST)
     number = _NUMBERS.get(platform.machine())
     libc = ctypes.CDLL(None, use_errno=True)

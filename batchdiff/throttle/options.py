@@ -1,4 +1,4 @@
-"""Options that limit a scan's load on the machine; to parse them, no other module of this package is needed."""
+"""Options that limit a scan's load on the machine."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class CacheUse(enum.StrEnum):
 class ScanLimits:
     """The limits of a scan.
 
-    ``limit_rate``: bytes per second that a process and workers forked from it may read in all; None: no limit.
-    ``idle``: run with the lowest disk and CPU priority.
+    ``limit_rate``: bytes per second that a process and its workers may read in all; None: no limit.
+    ``idle``: lower the disk and CPU priority.
     """
 
     cache: CacheUse = CacheUse.KEEP

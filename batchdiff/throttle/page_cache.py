@@ -1,4 +1,4 @@
-"""Drop pages that a scan brings into the page cache, once it has read them; those known to be cached before stay.
+"""Drop pages that a scan brings into the page cache; those known to be cached before stay.
 
 ::
 
@@ -6,9 +6,8 @@
     reads    |#####|#####|.....          if sequential, each requests up to 8 MiB ahead, within the block
     dropped  |     |### |                absent pages that have been read; settle(): the block's other absent pages
 
-The kernel's own read-ahead is turned off: it would continue past the end of a block when a page that it has marked
-is read, and the worker of the next block would take these pages for another program's. Without any read-ahead, a
-scan of cold images took 2.1 times as long.
+The kernel's own read-ahead is turned off: it would continue past the end of a block, and the worker of the next
+block would take these pages for another program's. Without any read-ahead, a cold scan took 2.1 times as long.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ from batchdiff.throttle.page_residency import PAGE, absent_runs, is_reliable
 from batchdiff.units import KIB, MIB, align_up
 
 BLOCK = 64 * MIB
-"""The size of a scan's range, so that no two workers read from the same block of a raw image."""
+"""The size of a scan's range: no two workers read from one block of a raw image."""
 
 _AHEAD = 8 * MIB
 """The maximum read-ahead of one file. Measured on a disk of 300 MB/s: a cold scan took 1.3 times as long as with
 the kernel's read-ahead; with 2 MiB, 1.8 times."""
 
 _AHEAD_IN_ALL = 256 * MIB
-"""The maximum for all files of a process: with a thousand guests, each gets about 256 KiB, half a scan window."""
+"""The maximum read-ahead of all files of a process."""
 
 _STEP = 128 * KIB
-"""The kernel's default read-ahead size: for one POSIX_FADV_WILLNEED, the kernel may read no more."""
+"""The kernel's default read-ahead: for one POSIX_FADV_WILLNEED, it may read no more."""
 
 ByteRuns = list[tuple[int, int]]
 
@@ -47,10 +46,9 @@ class _File(NamedTuple):
 class _Known:
     """The state of an open file until the next :meth:`DropBehind.settle`.
 
-    ``reliable``: whether mincore is known to report the truth. ``absent``: by block, the runs of bytes that were
-    not cached before the block's first read; the whole block if that is unknown. ``end``: the end of the last read
-    through ``fd``, 0 if there is none. ``asked``: the end of the bytes requested ahead, 0 if there are none.
-    ``unread``: bytes that were requested ahead, but may not have been read.
+    ``absent``: by block, the runs of bytes that were not cached before its first read; the whole block if that is
+    unknown. ``end``: the end of the last read through ``fd``, or 0. ``asked``: the end of the bytes requested
+    ahead, or 0. ``unread``: bytes that were requested ahead, but may not have been read.
     """
 
     fd: int
@@ -62,7 +60,6 @@ class _Known:
     unread: ByteRuns = field(default_factory=list)
 
     def leave(self) -> None:
-        """Record the bytes that were requested ahead, and are not read yet, as unread."""
         if self.asked > self.end:
             self.unread.append((self.end, self.asked))
         self.asked = 0
@@ -106,10 +103,7 @@ class DropBehind:
                     _drop(fd, max(start, first), min(end, last))
 
     def settle(self) -> None:
-        """Drop all pages that were absent, read or not, and forget the files: their next read starts afresh.
-
-        A file that is closed by then stays recorded until the first settling after it is opened and read again.
-        """
+        """Drop all pages that were absent, read or not, and forget the files that are still open."""
         for file, known in list(self._files.items()):
             with suppress(OSError):  # the file was closed
                 if _file(known.fd) == file:

@@ -5,9 +5,9 @@
     due   |--- read of worker 1 ---|-- worker 2 --|--- worker 1 ---|        each read books its share of time
           ^ starts here            ^ sleeps until then                      after all that was booked before
 
-The next free instant is stored in 8 bytes of memory that forked workers share. A record lock keeps two processes
-from booking at the same time. The lock belongs to a process, so it is released if the process dies.
-Source: the generic cell rate algorithm (ITU-T I.371), which is a token bucket without tokens.
+The next free instant is stored in memory that forked workers share. A record lock guards it, and is released if
+the process that holds it dies.
+Source: the generic cell rate algorithm (ITU-T I.371).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _DUE = struct.Struct("=q")
 
 
 class RateLimit:
-    """A limiter that lets this process and those forked from it later read ``rate`` bytes per second in all.
+    """A limit in bytes per second that this process and those forked from it later share.
 
-    The processes can share instants because CLOCK_MONOTONIC is the same in all of them.
+    They can share instants because CLOCK_MONOTONIC is the same in all processes.
     """
 
     def __init__(self, rate: int) -> None:
@@ -42,13 +42,13 @@ class RateLimit:
             time.sleep(delay / _SECOND)
 
     def after(self, _fd: int, _offset: int, _length: int) -> None:
-        """Do nothing: the time was booked before the read."""
+        """Do nothing."""
 
     def settle(self) -> None:
         """Do nothing."""
 
     def _booked(self, length: int) -> int:
-        """Book time for reading the bytes, and return its start on CLOCK_MONOTONIC, in nanoseconds."""
+        """Book time for the read; return its start on CLOCK_MONOTONIC, in ns."""
         fcntl.lockf(self._fd, fcntl.LOCK_EX)
         try:
             due: int = _DUE.unpack(os.pread(self._fd, _DUE.size, 0))[0]

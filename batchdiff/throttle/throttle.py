@@ -1,4 +1,4 @@
-"""The limits of a scan: rate and page cache, applied by an observer of reads, and the lowest priority."""
+"""The limits of a scan, applied by an observer of reads and by lowering the priority."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ def throttle(
 ) -> Iterator[ReadObserver | None]:
     """Yield an observer that keeps reads within the limits; None if there is nothing to observe.
 
-    The observer serves this process and workers that are forked from it, which share the rate. If ``limits.idle``
-    is set, the priority is lowered for good, and ``tell`` is called with the result in words. ``check`` is called
-    before each read, and may raise an error to prevent the read.
+    Workers that are forked inside the block share the rate. ``limits.idle`` lowers the priority for good; ``tell``
+    gets the result in words. ``check`` is called before each read, and may raise an error to prevent it.
     """
     # Each module is loaded only for its limit, which few scans have.
     with ExitStack() as held:
@@ -44,8 +43,6 @@ def throttle(
 
 
 class _Check(NamedTuple):
-    """An observer that calls a function before each read."""
-
     check: Callable[[], None]
 
     def before(self, _fd: int, _offset: int, _length: int) -> None:
@@ -59,8 +56,6 @@ class _Check(NamedTuple):
 
 
 class _Observers(NamedTuple):
-    """Several observers as one; they are called in their order."""
-
     each: tuple[ReadObserver, ...]
 
     def before(self, fd: int, offset: int, length: int) -> None:

@@ -23,7 +23,6 @@ from batchdiff.report.table import Align, Column
 from batchdiff.units import format_size
 
 STRATEGIES = "What each strategy would save"
-"""The heading of the table."""
 
 STRATEGY_COLUMNS = (Column("guest", Align.LEFT), Column("overlay"), Column("share"), Column("planned", Align.LEFT))
 
@@ -31,8 +30,7 @@ STRATEGY_COLUMNS = (Column("guest", Align.LEFT), Column("overlay"), Column("shar
 class BothStrategies(NamedTuple):
     """A guest with figures for both strategies.
 
-    ``planned``: the strategy of the guest, with the verdict in parentheses if apply leaves the guest alone.
-    ``would_skip``: the strategies that would leave the guest as it is.
+    ``planned``: the strategy, and the verdict if apply leaves the guest alone.
     """
 
     name: str
@@ -43,7 +41,7 @@ class BothStrategies(NamedTuple):
 
 
 def both_strategies(facts: PlanFacts) -> list[BothStrategies]:
-    """Return the guests to report for which the plan has figures for both strategies."""
+    """Return the guests to report that have figures for both strategies."""
     found = []
     for guest in facts.guests:
         if guest.diff is not None and guest.sharing is not None:
@@ -73,7 +71,7 @@ def _saves_enough(saved: int, allocated: int, minimum: float) -> bool:
 
 
 def strategy_rows(facts: PlanFacts) -> Sequence[tuple[str, ...]]:
-    """Return the rows that compare the strategies, with a row of totals if there are several guests."""
+    """Return the rows of the table, totals last."""
     both = both_strategies(facts)
     rows = [
         (
@@ -85,7 +83,7 @@ def strategy_rows(facts: PlanFacts) -> Sequence[tuple[str, ...]]:
         for each in both
     ]
     if len(both) > 1:
-        # A total is what one strategy would save for all guests: those that it would leave alone do not count.
+        # A total is what one strategy would save: guests that it would leave alone do not count.
         overlays = [each.overlay for each in both if Strategy.OVERLAY not in each.would_skip]
         sharings = [each.sharing for each in both if Strategy.SHARE not in each.would_skip]
         error = sum(each.overlay_error_bytes for each in overlays)
@@ -99,13 +97,13 @@ def _sum(figures: Sequence[Savings] | Sequence[Sharing], error: int = 0) -> str:
 
 
 def _saved(size: int, exactness: Exactness, error: int = 0) -> str:
-    """Return savings in words, even "at least -4 KiB": such a figure makes the total a lower bound, too."""
+    """Return savings in words, even "at least -4 KiB", which makes the total a lower bound, too."""
     least = "at least " if size < 0 and exactness is Exactness.AT_LEAST else ""
     return least + bounded_size(size, exactness, error)
 
 
 def sharing_done(facts: PlanFacts) -> Iterator[str]:
-    """Yield how many guests share blocks now, and what came back; nothing if no guest does."""
+    """Yield how many guests share blocks now, and the space that came back."""
     guests = [guest for guest in facts.plan.to_share if guest.name in facts.shared]
     if guests:
         back = freed_in_all(facts.shared[guest.name] for guest in guests)
@@ -120,7 +118,7 @@ def sharing_done(facts: PlanFacts) -> Iterator[str]:
 
 
 def sharing_next(facts: PlanFacts) -> Iterator[str]:
-    """Yield what apply will do with the guests that are still to share blocks."""
+    """Yield what apply will do with guests that do not share blocks yet."""
     guests = facts.to_share
     if not guests:
         return

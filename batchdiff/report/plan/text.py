@@ -1,16 +1,15 @@
-"""The report of a plan as text, for the operator to read before ``batchdiff apply``, and after it.
+"""The report of a plan as text.
 
 ::
 
     heading        the number of guests, the template, and the origin of the plan
     stale          images that have changed since planning
-    since          the changes since an older plan, if there is one to compare with
-    attention      refused guests, warnings, reasons of other guests, notes: above the table, which may be long
-    table          guests that apply works on, with totals if the report has several guests; then guests that
-                   were restored, refused, or compared but skipped
+    since          the changes since an older plan
+    attention      refused guests, warnings, reasons, notes: above the table, which may be long
+    table          guests that apply works on, with totals; then others
     figures        how the savings are calculated, and which figures are not exact
-    strategies     what an overlay and sharing in place would save, for guests with figures for both
-    next           what apply has done, what it will do, and the space that it needs
+    strategies     what each strategy would save
+    next           what apply has done and will do
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from batchdiff.report.table import paragraph, table
 
 
 def plan_text(facts: PlanFacts, width: int | None = None) -> str:
-    """Return the report for a terminal of ``width`` cells, or a pipe or file (None), with a newline at the end."""
+    """Return the report for a terminal of ``width`` cells, or for a pipe or file (None)."""
     nothing = words.nothing_chosen(facts)
     blocks = [
         [paragraph(line, width=width, rest="  ") for line in words.heading(facts)],

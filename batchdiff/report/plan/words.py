@@ -1,4 +1,4 @@
-"""The wording of a plan's report, which all forms for people share: its sentences, main figures and commands."""
+"""The wording of a plan's report, which all forms for people share."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STALE = "WARNING: this plan is stale. `batchdiff apply` refuses changed images; 
 
 
 def heading(facts: PlanFacts) -> tuple[str, str]:
-    """Return two lines: one on the guests and the template, one on the origin of the plan."""
+    """Return a line on the guests and the template, and one on the origin of the plan."""
     plan, source = facts.plan, facts.plan.template.source
     what = f"{source.format}, {format_size(plan.template.virtual_size)}"
     return (
@@ -39,14 +39,14 @@ def heading(facts: PlanFacts) -> tuple[str, str]:
 
 
 def reasons(facts: PlanFacts) -> Iterator[tuple[str, str]]:
-    """Yield verdicts, each with guests and their reason; guests that apply works on only if they have one."""
+    """Yield verdicts, each with guests and their reason."""
     for verdict, reason, names in guests_not_converted(outliers_first(facts.guests)):
         why = of_several(reason) if len(names) > 1 else reason
         yield verdict.value, f"{few(list(map(printable, names)))}: {printable(why) or 'no reason given'}"
 
 
 def attention(facts: PlanFacts) -> Iterator[tuple[str, str]]:
-    """Yield labels and texts of all that is worth a look, the most urgent first."""
+    """Yield labels and texts, the most urgent first."""
     found = list(reasons(facts))
     yield from (each for each in found if each[0] == Verdict.REFUSE.value)
     of_overlays = dangers(facts.plan) if facts.has_overlays_in_view else ()
@@ -57,7 +57,7 @@ def attention(facts: PlanFacts) -> Iterator[tuple[str, str]]:
 
 
 def nothing_chosen(facts: PlanFacts) -> str:
-    """Return a sentence if no guest of the plan was chosen for the report; otherwise an empty string."""
+    """Return a sentence if the report has no guests; otherwise an empty string."""
     if facts.guests:
         return ""
     if not facts.plan.guests:
@@ -68,7 +68,7 @@ def nothing_chosen(facts: PlanFacts) -> str:
 
 
 def how_saved(facts: PlanFacts) -> Iterator[str]:
-    """Yield why `saved` differs from `allocated` minus `overlay`, or totals from the sums of what is shown."""
+    """Yield explanations of the savings in the table."""
     chosen = facts.savings
     if not facts.has_conversions_in_view:
         return
@@ -110,7 +110,7 @@ def not_exact(facts: PlanFacts) -> Iterator[str]:
 
 
 def next_steps(facts: PlanFacts) -> Iterator[str]:
-    """Yield what apply has done, what it will do, and the space that it needs."""
+    """Yield what apply has done and will do."""
     if not facts.has_conversions_in_view:
         return
     yield from done(facts)
@@ -145,7 +145,7 @@ _WORK = {Strategy.OVERLAY: "convert", Strategy.SHARE: "share"}
 
 
 def main_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
-    """Yield the figures that an operator needs first: label, figure, and a remark on it, which may be empty."""
+    """Yield the main figures: label, figure, and a remark, which may be empty."""
     totals = facts.plan.totals
     if facts.is_applied:
         yield from done_figures(facts)
@@ -172,7 +172,6 @@ def main_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
 
 
 def _delete_devices(them: str) -> str:
-    """Return the words that replace ``delete them`` if all originals are block devices."""
     return f"remove {them}, or discard what is on {them}"
 
 
@@ -184,7 +183,7 @@ _RETIRED = {
 
 
 def next_commands(facts: PlanFacts) -> list[tuple[str, str]]:
-    """Return the commands to run next, each after its purpose, ready to be copied."""
+    """Return the commands to run next, each after its purpose."""
     has_work = facts.plan.to_convert or facts.plan.to_share
     if not facts.path or not has_work or not facts.has_conversions_in_view:
         return []
@@ -206,13 +205,12 @@ def next_commands(facts: PlanFacts) -> list[tuple[str, str]]:
 
 
 def since(facts: PlanFacts) -> Iterator[str]:
-    """Yield the changes since an older plan, if there is one to compare with."""
+    """Yield the changes since the older plan, if there is one."""
     if facts.older is not None:
         yield from sentences(compared(facts.older, facts.plan), facts.older_conversions)
 
 
 def _space(facts: PlanFacts, guests: int) -> str:
-    """Return the space that apply needs with the usual number of guests at a time and, if less, with one."""
     usual, least = facts.space_at_once(facts.jobs), facts.space_at_once(1)
     up_to = "about" if facts.plan.totals.exactness is Exactness.UNKNOWN else "up to"
     text = f"While apply runs, it needs {up_to} {format_size(usual)} of free disk space"
