@@ -65,7 +65,7 @@ class Definer:
             # A change that was refused must not hide the one before it from undo.
             with contextlib.suppress(BatchdiffError, OSError):
                 if self.libvirt.domain(name, with_passwords=True).document == domain.document:
-                    saved.discard(before)
+                    saved.forget(before)
             raise
         saved.save_after(before, self.libvirt.domain(name, with_passwords=True).document)
         return True

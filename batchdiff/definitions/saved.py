@@ -78,7 +78,7 @@ def save_after(before: str, document: bytes) -> None:
         raise DefinitionError(f"cannot save {path}", why=reason(error), remedy=remedy) from error
 
 
-def discard(before: str) -> None:
+def forget(before: str) -> None:
     """Remove a definition that was saved for a change that was not made: undo must find the change before it.
 
     :raises OSError: the file cannot be removed.
