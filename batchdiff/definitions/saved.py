@@ -79,7 +79,7 @@ def save_after(before: str, document: bytes) -> None:
 
 
 def forget(before: str) -> None:
-    """Remove a definition that was saved for a change that was not made: undo must find the change before it.
+    """Remove a definition that was saved for a change that failed: undo must find the last change that was made.
 
     :raises OSError: the file cannot be removed.
     """
@@ -108,7 +108,7 @@ def latest(folder: str, domain: str) -> SavedDefinition | None:
 
 
 def _file_name(domain: str) -> str:
-    """Escape dots, too: in file names, a dot ends the domain's name."""
+    """Escape a domain's name for a file name, in which the first dot marks its end."""
     escaped = domain.replace("%", "%25").replace("/", "%2F").replace(".", "%2E")
     name = os.fsencode(escaped)
     if len(name) <= _LONGEST_NAME:

@@ -13,7 +13,7 @@ class GuestUse:
     """A VM's disk that is a guest of the plan, and the image that the VM must use.
 
     ``is_right``: the VM already uses that image. ``waiting``: why its definition must not change yet.
-    ``by_hand``: why the operator must edit the definition, unless that is done if ``is_right``.
+    ``by_hand``: why the operator must edit the definition. If ``is_right``, that may have been done already.
     """
 
     guest: str

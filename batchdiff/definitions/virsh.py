@@ -21,7 +21,7 @@ _SECONDS = 60
 _MOST_OUTPUT = 16 * MIB
 _NOT_SUPPORTED = "not supported by the connection driver"
 _UNREACHABLE = ("failed to connect to the hypervisor", "had not finished after")
-"""Words in errors that are not about the request."""
+"""Texts in errors that are about the connection, not about the request."""
 
 
 def virsh_is_installed() -> bool:

@@ -18,7 +18,7 @@ from batchdiff.errors import DefinitionError
 
 @dataclass(slots=True)
 class Element:
-    """An element; in a tag like ``<a/>``, all offsets except ``start`` are equal.
+    """An element; for a tag like ``<a/>``, all offsets except ``start`` are equal.
 
     ``text``: without that of the children, and with entities resolved.
     """

@@ -4,7 +4,7 @@
 
     folders     those of the file, the plan or manifest, its images, and the overlays in the file's sidecar
     images      regular files there whose headers name other files, guests that are not raw, and images below these
-    matching    by identity; by path, even a former one; by the identifier in the file that other programs record
+    matching    by identity; by path, even a former one; by the file's identifier, which other programs record
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ class DependentImages(NamedTuple):
 
 
 class Dependents:
-    """A search for images that depend on files, in the given folders and in those of each file and its overlays.
+    """A search for images that depend on a file: in the given folders, and in those of the file and its overlays.
 
-    ``images``: searched wherever they are, even on block devices. ``raw``: images that are declared raw, and so
+    ``images``: examined wherever they are, even on block devices. ``raw``: images that are declared raw, and so
     have no backing file.
     """
 
@@ -83,7 +83,7 @@ class Dependents:
         """Return the images that have a file anywhere in their chain; the file itself is never opened.
 
         ``former``: names that the file had a moment ago. ``but``: images that are allowed to depend on the file;
-        images on top of these are still reported. ``identifier``: that in the file, which differencing images of
+        images on top of these are still reported. ``identifier``: the file's own, which differencing images of
         other programs record.
         """
         own = identity_of(path)

@@ -15,7 +15,7 @@ from batchdiff.plan.sidecar import read_sidecar, sidecar_path
 def folders_of_manifest(manifest: Manifest) -> list[str]:
     """Return the folders of a manifest and its images, sorted.
 
-    Its images include guests left out, backing files, overlays, and the images in the template's sidecars.
+    Its images include guests left out, backing files, overlays, and the images that the template's sidecars name.
     """
     guests = (*manifest.guests, *manifest.left_out)
     sources = [manifest.template, *(guest.image for guest in guests)]

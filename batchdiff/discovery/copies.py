@@ -19,13 +19,13 @@ from batchdiff.sampling.interval import Interval
 from batchdiff.units import KIB, MIB, ceil_div, format_size
 
 _SURELY_ALIKE = 0.1
-"""The least lower bound of similarity: a few samples are not enough."""
+"""The least lower bound of a copy's similarity: a few matching samples do not prove that an image is a copy."""
 
 _HEADER = 16 * KIB
 """Assumed for an overlay's header, refcount table, refcounts and L1 table: a block each."""
 
 _TABLE, _PER_TABLE = 64 * KIB, 512 * MIB
-"""The bytes of an L2 table, and of the disk that it maps, with clusters of 64 KiB."""
+"""The bytes of an L2 table, and of the part of the disk that it maps, with clusters of 64 KiB."""
 
 
 _PER_REFCOUNTS = 2 << 30
@@ -37,7 +37,7 @@ list (Linux, ``fs/ext4/ext4_extents.h``)."""
 
 
 class OtherTemplate(NamedTuple):
-    """A second template: the estimate of its similarity reaches the lower bound of the first one's."""
+    """A second template, whose estimated similarity reaches the lower bound of the first template's."""
 
     path: str
     similarity: Interval
@@ -79,7 +79,7 @@ class Group:
 
     @property
     def _accepted(self) -> list[Copy]:
-        """A plan refuses copies with losses unless its manifest allows these."""
+        """A plan refuses copies with losses unless its manifest allows the losses."""
         return [copy for copy in self.copies if not copy.image.losses]
 
 
@@ -207,7 +207,7 @@ class Placement:
 
 
 def _other_metadata(size: float) -> int:
-    """Return about the most bytes that more refcounts and ext4's lists of extents add."""
+    """Return roughly the most bytes that further clusters of refcounts and ext4's lists of extents add."""
     extents = int(size) // _EXTENT
     lists = ceil_div(extents, _EXTENTS_IN_BLOCK) * _BLOCK if extents > _EXTENTS_IN_INODE else 0
     return int(size) // _PER_REFCOUNTS * _TABLE + lists

@@ -61,8 +61,9 @@ def discover(  # noqa: PLR0913  # options by keyword
 ) -> Discovery:
     """Find the templates among the files of a search, and their copies.
 
-    ``templates``: the paths, as of :func:`image_path`, of the only images that may be templates; empty if any may.
-    ``sampled``: called with the path of each file that is done, and the bytes that were read.
+    ``templates``: the paths, as :func:`image_path` returns them, of the only images that may be templates; empty
+    if any image may be one. ``sampled``: called with the path of each file that is done, and the bytes that were
+    read.
 
     :raises ImageError: one of ``templates`` cannot be used.
     :raises WorkerError: the sampling could not be completed.

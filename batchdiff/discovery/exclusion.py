@@ -46,7 +46,7 @@ class Exclusion:
     """A file or folder that was left out.
 
     ``reason``: text to put after the path, with ``it`` for the file; the last full stop may be missing.
-    ``template``: the path of the one that the reason concerns; may be empty.
+    ``template``: the path of the template that the reason concerns; may be empty.
     """
 
     path: str

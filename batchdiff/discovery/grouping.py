@@ -4,7 +4,7 @@
 
     hub                the image whose samples occur most often in other images   -> its group: all images like it
     template           of the images that are tried, the one with which the group takes least space
-    further template   an image of the group whose changes to the template others have, too
+    further template   an image of the group whose differences from the template occur in others, too
 """
 
 from __future__ import annotations
@@ -21,32 +21,34 @@ from batchdiff.discovery.sample_index import SampleIndex
 from batchdiff.discovery.sample_offsets import SampleNumbers
 
 ALIKE = 0.25
-"""The least share of an image's data in its template. With less, an overlay saves little, and separate
+"""The least share of an image's data that its template must have. With less, an overlay saves little, and separate
 installations of one system may be as similar."""
 
 _CANDIDATES = 16
-"""The most images of each kind that are tried as a group's template."""
+"""The most images from each ranking that are tried as a group's template."""
 
 _TRIED = 64
 """The most images whose changes are looked up at once."""
 
 _TIE, _TIE_OF_DATA = 0.02, 0.001
-"""The most additional space with an equally good template: the first share of the overlays on the best template,
-plus the second share of that one's data. A guest that has hardly changed is as good a template as its source."""
+"""The most additional space that an equally good template takes: the first share of the overlays on the best
+template, plus the second share of the best template's data. A guest that has hardly changed is as good a template
+as its source."""
 
 _WHOLE = 0.8
-"""The least share of a second template's changes that its copies have, relative to their share of its other data.
-Guests that upgraded the same packages independently have 55% to 71% of each other's changes."""
+"""The least share of a second template's changes that its copies must have, relative to the share of its other
+data that they have. Guests that upgraded the same packages independently have 55% to 71% of each other's
+changes."""
 
 _HALF, _FEW_CHANGES = 0.5, 0.05
-"""``_HALF`` replaces ``_WHOLE`` for images with few changes that are not second templates: intervals decide later
-whether copies fit. ``_FEW_CHANGES``: the largest share of an image's samples that is few."""
+"""``_HALF`` replaces ``_WHOLE`` for images that have few changes and are not second templates: intervals decide
+later whether copies fit. ``_FEW_CHANGES``: the largest share of an image's samples that counts as few changes."""
 
 _FEWEST_CHANGES = 4
 """The fewest changed samples of a second template."""
 
 _LEAST_COPIES = 2
-"""The fewest copies of a second template; one is enough if that is marked."""
+"""The fewest copies of a second template; one is enough if the template is marked."""
 
 
 _NONE = np.zeros(0, dtype=np.int64)
@@ -86,7 +88,7 @@ class Tie(enum.Enum):
 class ChosenTemplate(NamedTuple):
     """A template (its place in the index), and the number of images that would do as well.
 
-    ``ties``: the rules that ruled out some of these. ``all_tried``: False if more may do as well.
+    ``ties``: the rules that ruled out some of these. ``all_tried``: False if untried images may do as well.
     """
 
     template: int
@@ -98,7 +100,7 @@ class ChosenTemplate(NamedTuple):
 class Grouping:
     """The search for templates. Images are known by their places in the index.
 
-    ``either``: images that may as well be copies of an image that is not a template, with that image.
+    ``either``: by image, another image of which it could equally be a copy, but which is not a template.
     """
 
     def __init__(self, index: SampleIndex, traits: Sequence[Trait]) -> None:
@@ -194,7 +196,7 @@ class Grouping:
         return float(self._data[template]) + total, total
 
     def _below(self, first: ChosenTemplate, members: Sequence[int]) -> list[ChosenTemplate]:
-        """Return further templates: members whose changes others have. Update ``either``."""
+        """Return further templates: members whose changes other members have, too. Update ``either``."""
         found: list[ChosenTemplate] = []
         nearest = dict.fromkeys(members, first.template)
         alike = {first.template: self.fitting(first.template)}
@@ -261,7 +263,8 @@ class Grouping:
     ) -> list[int]:
         """Return the other members that have enough of an image's changes.
 
-        ``fewest``: of comparable changes; ``whole``: the least share of these, relative to that of the rest.
+        ``fewest``: how many changes must be comparable; ``whole``: the least share of them that a copy must have,
+        relative to its share of the rest.
         """
         of_changes, count = self._shares_of(image, changed)
         of_rest, _ = self._shares_of(image, ~changed)

@@ -1,4 +1,4 @@
-"""Find files that may be images; in folders and by globs, those that look like images.
+"""Find files that may be images: all that are named, and those in folders or of globs that look like images.
 
 ::
 
@@ -190,7 +190,7 @@ def _why_not_found(path: str, error: OSError | ValueError) -> str:
 
 
 def _closed_folders(pattern: str) -> Iterator[tuple[str, str]]:
-    """Yield the folders of a glob that this user may not search, with the reason."""
+    """Yield the folders of a glob that this user is not allowed to search, with the reason."""
     parts = os.path.join(glob.escape(os.getcwd()), pattern).split("/")
     for at in range(1, len(parts)):
         is_listed = glob.has_magic(parts[at]) or parts[at - 1] == "**"

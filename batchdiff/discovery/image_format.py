@@ -33,8 +33,8 @@ def declared_by_name(path: str) -> ImageFormat | None:
 def format_of(file: FileToSample, observer: ReadObserver | None = None) -> ImageFormat | Exclusion:
     """Return the format of a file, or why it is left out.
 
-    If ``file.format`` is None, the name must not contradict the content, because a guest can write bytes to its
-    raw disk that look like another format.
+    If ``file.format`` is None, the name must not contradict the content, because a guest can make its raw disk
+    look like another format.
     """
     if file.format is not None:
         return file.format

@@ -87,7 +87,10 @@ class SampleIndex:
         return _product(share, self._stored_bytes(image))
 
     def _stored_bytes(self, image: int) -> Interval:
-        """Estimate the error from the differences between neighbouring cells."""
+        """Estimate the bytes that an overlay with all of an image's data would store.
+
+        The error follows from the differences between neighbouring cells.
+        """
         cells, number = np.unique(self._probes[image] >> self.levels[image], return_inverse=True)
         values = np.bincount(number, weights=self._stored[image])
         is_adjacent = np.diff(cells) == 1

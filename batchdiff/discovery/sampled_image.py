@@ -49,7 +49,7 @@ class SampledImage:
 
 @frozen
 class ExistingOverlay:
-    """An image with a backing file, whose path is ``backing``."""
+    """An image with a backing file. ``backing``: the path of that file."""
 
     path: str
     backing: str

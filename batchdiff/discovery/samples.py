@@ -103,7 +103,7 @@ def most_bytes(path: str, shape: SampleShape) -> int:
 
 
 def _parts(path: str) -> set[str]:
-    """Return other files that a header names and may name."""
+    """Return the other files that an image's header names and is allowed to name."""
     found: set[str] = set()
     with contextlib.suppress(OSError):
         for each in Heads().names(path, os.stat(path)):
@@ -179,7 +179,7 @@ def _stored(image: Image) -> int:
 
 
 def _first_level(stored: int, shape: SampleShape) -> int:
-    """Return the lowest level with few enough probes if all stored data were contiguous."""
+    """Return the lowest level that would have few enough probes if all stored data were contiguous."""
     level = 0
     while stored >> level > shape.probes * shape.probe:
         level += 1

@@ -37,7 +37,7 @@ class SamplingJob:
 
     @contextmanager
     def begin(self) -> Iterator[Callable[[int], tuple[int, Sampling]]]:
-        """Yield the function that samples the file of an index."""
+        """Yield the function that samples the file at an index."""
 
         def sample(number: int) -> tuple[int, Sampling]:
             count = ReadCount()

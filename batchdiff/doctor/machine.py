@@ -90,7 +90,7 @@ def _landlock() -> Fact:
         return Fact(MACHINE, "Landlock", f"version {version}", Ability.LIMITED, effect)
     effect = (
         "qemu-img runs unconfined. Images are checked for references to other files before it sees them. Linux"
-        " 5.13 or later also confines qemu-img, if /sys/kernel/security/lsm lists landlock."
+        " 5.13 or later can confine qemu-img, if /sys/kernel/security/lsm lists landlock."
     )
     return Fact(MACHINE, "Landlock", "not available", Ability.LIMITED, effect)
 
@@ -120,7 +120,7 @@ def _overlays(formats: list[str], options: list[str]) -> Fact:
     value = ", ".join(kind for kind in there if kind not in lacking)
     if not lacking:
         return Fact(QEMU, "overlays", value)
-    forms = " or ".join("in the format qed" if kind == "qed" else kind for kind in lacking)
+    forms = " or ".join("in the qed format" if kind == "qed" else kind for kind in lacking)
     effect = f"Overlays {forms} cannot be made, because this QEMU does not support them."
     return Fact(QEMU, "overlays", value, Ability.LIMITED, effect)
 
@@ -149,7 +149,7 @@ def _exports() -> Fact:
 
 
 def _formats(formats: list[str]) -> Fact:
-    """Leave out protocols, which QEMU's list includes, too."""
+    """Report QEMU's image formats. Its list also includes protocols, which are left out."""
     lacking = [name for name in ("qcow2", "raw") if name not in formats]
     value = ", ".join(name for name in ImageFormat if name in formats)
     if not lacking:

@@ -18,8 +18,8 @@ class GuestEstimate:
 
     ``plan``: the guest's part of a plan if the rest of the guest is like its sample. ``overlay``, ``saved``: the
     bytes that an overlay would take on disk, and that would be freed; None if not estimated. ``threshold``: the
-    least savings, in bytes, at which a plan works on the guest. ``read_bytes``: those of the guest and, for its
-    probes, of the template. ``is_complete``: the verdict and the figures are those of a plan.
+    least savings, in bytes, at which a plan works on the guest. ``read_bytes``: the bytes read of the guest and,
+    for its probes, of the template. ``is_complete``: the verdict and the figures are those of a plan.
     """
 
     plan: GuestPlan
@@ -50,7 +50,7 @@ class GuestEstimate:
         saved = self.saved
         if saved is None or saved.is_exact or self.is_complete:
             return False
-        # ``saved`` may have been corrected after the verdict was reached, and contradict it near the threshold.
+        # ``saved`` may have been corrected after the verdict was reached. Near the threshold, they may disagree.
         converts = saved.estimate >= self.threshold
         return saved.low < self.threshold <= saved.high or converts is not self.is_worked_on
 
@@ -64,7 +64,7 @@ class GuestEstimate:
 class EstimateTotals:
     """The totals of a fleet; sums are in bytes.
 
-    ``verdicts`` may lack a verdict that no guest has. ``undecided``: how many guests a plan may work on or skip.
+    ``verdicts`` may lack a verdict that no guest has. ``undecided``: how many guests a plan might work on or skip.
     ``allocated_bytes``: the allocation of the guests that a plan would work on; ``sampled_bytes``: that of all
     guests whose savings were estimated.
     """
@@ -130,7 +130,7 @@ def totals_of_estimates(guests: Iterable[GuestEstimate]) -> EstimateTotals:
 
 
 def _if_converted(guest: GuestEstimate, figure: Interval | None) -> Interval:
-    """Include 0 in the interval if the guest is undecided."""
+    """Return a figure; 0 if the guest is not worked on, and an interval that includes 0 if that is undecided."""
     if figure is None:
         return exactly(0.0)
     converts = guest.is_worked_on

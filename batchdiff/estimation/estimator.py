@@ -167,7 +167,7 @@ class _Estimator:
         )
 
     def estimated(self, whole: int) -> tuple[GuestEstimate, ...] | None:
-        """Return None if a plan, which reads ``whole`` bytes, is better."""
+        """Return the estimates; None if a plan, which reads ``whole`` bytes, is better."""
         self._whole = whole
         try:
             return self._sampled()
@@ -192,7 +192,10 @@ class _Estimator:
             target /= 2
 
     def _choose(self) -> bool:
-        """Return True if a geometry has changed. After a few changes, it is kept: others are about as good."""
+        """Choose geometries; return True if one has changed.
+
+        After a few changes, a guest keeps its geometry: others are about as good.
+        """
         changed = False
         for name, sample in self._samples.items():
             entry = self._candidates[name].entry

@@ -140,7 +140,7 @@ def test_a_qemu_without_qcow2(monkeypatch, tmp_path):
     fake_qemu_img(tmp_path, monkeypatch, script)
     program, formats, _, overlays, _ = qemu_facts()
     assert (overlays.value, overlays.ability) == ("qcow2", Ability.LIMITED)
-    assert "Overlays in the format qed or encrypted with LUKS cannot be made" in overlays.effect
+    assert "Overlays in the qed format or encrypted with LUKS cannot be made" in overlays.effect
     assert program.value.startswith("9.0 ")
     assert formats.value == "raw, vdi"
     assert formats.ability is Ability.MISSING
