@@ -91,10 +91,10 @@ def _has_its_name_back(guest: GuestToConvert, state: GuestState) -> bool:
 
 
 def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]:
-    """Bring back or rebuild originals, delete their overlays, and yield the outcomes.
+    """Bring back originals or rebuild images, delete the overlays, and yield the outcomes.
 
     With ``options.discard_changes``, overlays that cannot be read are kept; if the template is lost at the start,
-    all are kept, without an error.
+    all overlays are kept, without an error.
 
     :raises UsageError: the plan has no guest with one of the names.
     :raises PlanError: the template's content may have changed.
@@ -128,7 +128,8 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
 def purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
     """Delete quarantined originals, except those that differ from the VMs' disks, and yield the outcomes.
 
-    With ``options.used``, those too, if they are unchanged since they were planned and the VMs' disks are sound.
+    With ``options.used``, delete those, too, if they have not changed since they were planned and the VMs' disks
+    are sound.
 
     :raises BatchdiffError: as for :func:`restore` without ``discard_changes``.
     """
@@ -164,7 +165,7 @@ def nothing_to_do(
 ) -> Iterator[GuestOutcome]:
     """Yield a skipped outcome for each named guest that has nothing to restore or purge.
 
-    If none is named or found, yield one for each guest to share.
+    If no guest is named and none was found, yield one for each guest to share.
 
     :raises UsageError: the plan has no guest with one of the names.
     """
@@ -206,7 +207,7 @@ def why_template_is_lost(session: Session) -> BatchdiffError | None:
             inspect(template)
             reason = doubt(template, session.plan, session.journal.history)
             if reason:
-                # If it proves to be the planned one, it is read again once it is held against writers.
+                # If the template proves to be as planned, it is read again once it is held against writers.
                 report = begin_with_template(session.meter, template, times=2)
                 plan, history = session.plan, session.journal.history
                 require_content(template, plan, history, reason, check=session.stop.check, report=report)
@@ -222,7 +223,7 @@ def require_decision(
 ) -> None:
     """Require `--discard-changes`.
 
-    :raises BatchdiffError: the option is missing: ``lost``, with any originals to go back to.
+    :raises BatchdiffError: ``lost``, with any originals to go back to, if the option is missing.
     """
     if options.discard_changes:
         return

@@ -2,7 +2,7 @@
 
 ::
 
-    apply      a new overlay        write its data; verify the whole disk, or with `--verify changed`, only what
+    apply      a new overlay        write its data; verify the whole disk or, with `--verify changed`, only what
                                     the overlay stores, unless an image is on a block device
                a published one      verify the whole disk, if its original is to be retired
     restore    compare the whole disk, or write and verify it if there is nothing to compare with;
@@ -73,7 +73,7 @@ def _has_original(guest: GuestToConvert, state: GuestState) -> bool:
     try:
         return find_original(guest, state) is not None
     except (GuestError, ImageError):
-        return False  # either of two files could be it, or it cannot be examined: that is reported later
+        return False  # either of two files could be the original, or it cannot be examined: reported later
 
 
 def expect_health_check(meter: Meter, found: Iterable[GuestWithState]) -> None:
@@ -90,7 +90,7 @@ def expect_comparisons(meter: Meter, guests: Iterable[GuestToConvert]) -> None:
 def _is_to_be_retired(guest: GuestToConvert, how: Retire) -> bool:
     names = original_names(guest.source.path)
     where = where_is(names, guest.image.fingerprints[0])
-    if where is OutgoingAt.DELETING:  # as an apply that died has left it: it is put back first
+    if where is OutgoingAt.DELETING:  # left by an apply that died: it is put back first
         where = OutgoingAt.ASIDE if os.path.lexists(names.own) else OutgoingAt.NAMED
     scene = Scene(where, IncomingAt.PUBLISHED, verified=False, retire=how, one_name=False)
     return next_action(scene) is Action.VERIFY

@@ -134,7 +134,7 @@ def _common() -> argparse.ArgumentParser:
     group.add_argument(
         "--json",
         action="store_true",
-        help="print events on stdout instead of the result, one JSON object per line",
+        help="print events, one JSON object per line, on stdout instead of the result",
     )
     group.add_argument(
         "--log-file",

@@ -79,7 +79,7 @@ def test_the_overlay_that_stays_is_needed_only_for_what_the_vm_wrote(stage):
     assert next_for(stage) == f"{remove}, or rename it: restore left it behind, and {only}"
     if not in_place(stage):
         reason = failed(stage.apply(guests=frozenset(stage.names)))
-        assert f"a restore that could not read that overlay left it behind, and {only}" in reason
+        assert f"a restore could not read this overlay and left it behind; {only}" in reason
         assert f"remove it (`{remove}`)" in reason
         assert next_for(stage).startswith(remove)
     left(stage).unlink()

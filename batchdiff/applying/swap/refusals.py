@@ -79,7 +79,7 @@ def rename_back(original: str, disk: str) -> str:
 
 
 def another_file(task: SwapTask, quarantined: str, history: History) -> GuestError:
-    """Return the error for an outgoing file whose own name another file has."""
+    """Return the error for an outgoing file whose own name is taken by another file."""
     if task.goal is not Goal.APPLY:
         return GuestError(
             f"another file is at {task.outgoing.names.own}",
@@ -123,8 +123,8 @@ def exists_already(task: SwapTask, left: str | None) -> GuestError:
     if task.goal is Goal.APPLY and left == task.incoming.source.path:
         return GuestError(
             f"{left} already exists",
-            why="a restore that could not read that overlay left it behind, and it is needed only to recover what"
-            " the VM wrote",
+            why="a restore could not read this overlay and left it behind; it is needed only to recover what the"
+            " VM wrote",
             remedy=f"To continue, {how_to_remove(left)}, {AGAIN}",
         )
     if task.goal is Goal.APPLY:

@@ -7,7 +7,7 @@
     they differ, original kept            two disks: nothing is done; only the operator knows which to keep
     no original                           an image is rebuilt from the overlay
     published overlay missing             nothing is done: what the VM wrote is unknown
-    --discard-changes                     as if they were identical; nothing is compared
+    --discard-changes                     as in the first row, but nothing is compared
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def restore_task(
         if set(current.other_files) - {plan.options.data_file}:
             DataFiles(run.session.plan, run.journal.history).require_own(plan, current)
         check_losses(plan.name, current, options.losses)
-    # An earlier restore has published the image: at most the overlay remains to be deleted.
+    # If an earlier restore has published the image, at most the overlay remains to be deleted.
     if rebuilt_is_in_place(plan, state):
         if overlay is None and not (state.deleting or options.discard_changes):
             raise rebuilt_only(plan.name, plan.overlay_path, plan.source.path)
@@ -118,11 +118,11 @@ class RestoreTask:
         """Compare the overlay with the image to be restored."""
         report = self._guest.run.reporter(self.guest, Phase.COMPARE)
         if self._original is None:
-            # A VM may have run on the rebuilt image since.
+            # A VM may already have run on the rebuilt image.
             check_used(overlay.source, ended, report)
             comparison = Comparison(overlay.source, disk, check=Check.LEAKS_ALLOWED)
         else:
-            # batchdiff did not write the original, so whatever a check by QEMU would find in it was there before.
+            # batchdiff did not write the original, so it need not pass a check by QEMU.
             comparison = Comparison(overlay.source, disk, check=Check.NONE)
         verify(comparison, VerifyMode.FULL, ended, report)
 

@@ -1,8 +1,8 @@
-"""Retire a file, or give a new one its name; no other module renames or unlinks an original.
+"""Retire a file, or give a new file its final name; no other module renames or unlinks an original.
 
 A file is renamed or deleted only while it is open, and only if its path still leads to the open file::
 
-    move      compare path and descriptor -> rename, never replacing -> compare again; if they differ, rename back
+    move      compare path and descriptor -> rename, replacing nothing -> compare again; undo if they differ
     delete    compare path and descriptor -> refuse a file of the template's chain -> unlink
 """
 
@@ -41,7 +41,7 @@ def objection(
 ) -> Fault | None:
     """Return an objection to retiring a file as requested, if any.
 
-    ``plans``: searched for the plan of another file under the quarantine name.
+    ``plans``: searched for the plan whose original already has the quarantine name.
     """
     info, path = os.fstat(fd), names.own
     if retire is Retire.KEEP:
@@ -62,7 +62,7 @@ def objection(
         return Fault(
             f"{path} cannot be renamed: the name {os.path.basename(aside)!r} would be too long", _TOO_LONG[goal]
         )
-    # Not `deleting`: the file with that name may be the original that a restore is about to bring back.
+    # `deleting` is not checked: the file with that name may be the original that a restore is about to bring back.
     if retire is Retire.QUARANTINE and os.path.lexists(aside):
         way_out = (plans or EarlierPlans()).way_out_of_quarantine(aside)
         return Fault(
@@ -81,7 +81,7 @@ def move(fd: int, source: str, target: str) -> None:
     _require_open_file(fd, source)
     rename_without_replacing(source, target)
     if not _is_open_file(fd, target):
-        # Another file was put there between the two calls: give that one its name back.
+        # Another file was put at ``source`` just before the rename: give that file its name back.
         rename_without_replacing(target, source)
         raise _replaced(source)
 

@@ -2,11 +2,11 @@
 
 ::
 
-    prepare()   put back, discard, write     until the two files must be compared; without a comparison, to the end
+    prepare()   put back, discard, write     until the two files must be compared; to the end if they need not be
     verify()    compare the two files        may run in another thread, while the next guest is written
     finish()    publish, retire, record
 
-After a failure, abandon() rolls back; if that fails, too, the next run does it.
+After a failure, abandon() rolls back; if that fails, too, the next run rolls back.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ class Swap:
     def _publish(self) -> None:
         incoming = self.task.incoming
         if incoming.is_quarantined:
-            # The original loses its quarantine name, by which no image may name it as a backing file.
+            # The rename would break any image that names the original in quarantine as its backing file.
             require_no_dependents(self._run.dependents, str(incoming.ready))
         published = incoming.publish()
         self._run.journal.record_changed(published)
@@ -263,7 +263,7 @@ class Swap:
             self._journal.record_end(self.original)
 
     def _original(self) -> Original:
-        if self.task.goal is Goal.RESTORE:  # the overlay is deleted, and the original is back or rebuilt
+        if self.task.goal is Goal.RESTORE:  # the overlay is deleted; the original is back, or an image was rebuilt
             older = self.task.older
             return Original(Fate.KEPT) if older is None else Original(Fate.QUARANTINED, older)
         where, state = self._outgoing.where, self._journal.state

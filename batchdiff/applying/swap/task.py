@@ -18,7 +18,7 @@ from batchdiff.plan.plan import PlannedImage
 
 @frozen
 class Outgoing:
-    """The outgoing file. ``source``: its image under its own name.
+    """The outgoing file. ``source``: the image, under the file's own name.
 
     ``known``: as planned or found; NO_FILE if not found. ``parts``: other files that are deleted with an overlay.
     """
@@ -81,13 +81,13 @@ class SwapTask(Protocol):
     def verify(self, outgoing: Image, incoming: ImageSource, ended: Callable[[], bool]) -> None:
         """Verify the incoming image; end early once ``ended`` returns true.
 
-        :raises DifferenceError: it differs from the outgoing one, or counts as different.
-        :raises StopError: it was ended early.
-        :raises BatchdiffError: it cannot be verified.
+        :raises DifferenceError: the image differs from the outgoing one, or counts as different.
+        :raises StopError: verification was ended early.
+        :raises BatchdiffError: the image cannot be verified.
         """
 
     def if_different(self) -> SwapTask | None:
-        """Return the task to continue with if the two files differ, if any.
+        """Return the task that follows if the two files differ; None if there is none.
 
         :raises GuestError: the operator must decide what to do.
         """
@@ -113,5 +113,5 @@ class Writer(Protocol):
 
 
 def is_in_place(task: SwapTask) -> bool:
-    """Return whether the two files have the same own name."""
+    """Return whether the incoming file takes the outgoing file's own name."""
     return task.incoming.source.path == task.outgoing.names.own

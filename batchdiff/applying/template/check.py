@@ -67,7 +67,8 @@ def doubt(template: Image, plan: Plan, history: History) -> str:
         return f"its virtual size changed from {plan.template.virtual_size} to {template.virtual_size} bytes"
     if not all(each.vouches_for_content for each in now):
         return (
-            "it is, or depends on, a block device, whose size and number do not show whether the content changed"
+            "it is, or depends on, a block device, whose size and device number do not show whether the content"
+            " changed"
         )
     changes = plan.template.changes(without_own_changes(planned, now, history))
     if not changes or any(_is_known(sidecar, now, plan) for sidecar in sidecars_of(plan)):
@@ -94,7 +95,7 @@ def require_content(  # noqa: PLR0913  # options by keyword
     """Read a template and compare its digest with the planned one.
 
     ``reason``: why that is necessary, as a clause. ``check`` is called every few MiB; it may raise an error.
-    ``report`` is called with the bytes done so far, read or not.
+    ``report`` is called with the bytes done so far, read or skipped.
 
     :raises TemplateChangedError: the digests differ.
     :raises PlanError: the planned digest is not known.
@@ -155,7 +156,7 @@ def known_digest(plan: Plan) -> str:
     if plan.template_digest:
         return plan.template_digest
     for sidecar in sidecars_of(plan):
-        # The same file is not enough: its content may have been different when the plan was made.
+        # A record of the same file is not enough: its content may have been different when the plan was made.
         if plan.template.fingerprints in (sidecar.fingerprints, *sidecar.earlier):
             return sidecar.digest
     return ""
@@ -164,7 +165,7 @@ def known_digest(plan: Plan) -> str:
 def sync(template: Image) -> None:
     """Sync a template to disk: it may just have been copied.
 
-    :raises ImageError: that fails.
+    :raises ImageError: the template cannot be synced.
     """
     for layer in template.layers:
         try:

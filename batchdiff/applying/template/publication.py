@@ -19,8 +19,8 @@ from batchdiff.plan.sidecar import Chain, OverlayOrigin, sidecar_paths
 from batchdiff.qemu import qemu_img
 
 _NEVER_OPENED = (
-    "QEMU has not opened any overlay, because qemu-img is not installed here (Debian: qemu-utils); start a VM on"
-    " an overlay before you remove an original"
+    "QEMU has not opened any overlay, because qemu-img is not installed here (Debian: qemu-utils); before you"
+    " remove any original, start a VM on one of the overlays"
 )
 
 
@@ -50,7 +50,8 @@ class Publication:
     def ask_qemu(self, overlay: ImageSource, ended: Callable[[], bool]) -> None:
         """Have QEMU open an overlay with its template, unless it has opened one before.
 
-        QEMU might refuse files that only batchdiff has read. Without qemu-img, only note that.
+        QEMU might refuse files that only batchdiff has read. If qemu-img is not installed, only note that no
+        overlay has been opened.
 
         :raises BatchdiffError, OSError: as for :func:`qemu_img.require_opens`.
         """
@@ -67,7 +68,7 @@ class Publication:
 
         If there are several sidecars, a PlanError is kept for :meth:`require_made_up`.
 
-        :raises PlanError, ImageError: as there.
+        :raises PlanError, ImageError: as for :meth:`protect_and_record`.
         """
         try:
             self.protect_and_record(guest)

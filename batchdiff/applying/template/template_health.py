@@ -2,12 +2,12 @@
 
 ::
 
-    proven by fingerprints, or on a block device by the digest                     -> sound
+    proven by fingerprints or, on a block device, by the digest                    -> sound
     proven by the digest, although fingerprints have changed                       -> touched
     missing                      an overlay depends on it                          -> damaged
                                  none does                                         -> stale
-    its content has changed      overlays that are recorded for this plan          -> damaged
-                                 overlays that name it, but that are not recorded  -> unknown
+    its content has changed      overlays are recorded for this plan               -> damaged
+                                 overlays name it, but are not recorded            -> unknown
                                  no overlay depends on it                          -> stale
     nothing proves its content, or an error is inconclusive                        -> unknown
     any other error              an overlay depends on it                          -> damaged
@@ -114,7 +114,9 @@ def _needed(error: BatchdiffError, overlays: str) -> ImageError:
 
 
 def _of_unknown_plan(error: BatchdiffError, plan: Plan, overlays: list[str]) -> TemplateChangedError:
-    them, they_are = ("it", "the overlay is") if len(overlays) == 1 else ("them", "the overlays are")
+    them, they_are = (
+        ("that overlay", "the overlay is") if len(overlays) == 1 else ("those overlays", "the overlays are")
+    )
     return TemplateChangedError(
         f"the content of the template {plan.template.source.path} changed",
         why=f"{error.why}; the template is the backing file of {few(overlays)}, and neither a journal nor a"

@@ -1,6 +1,7 @@
 """Remove the write bits of a template's files: an accidental write could damage all its overlays.
 
-This changes their ctime, and so their fingerprints: the journal announces the change, then records the new ones.
+This changes the files' ctime, and so their fingerprints. The journal announces the change, then records the new
+fingerprints.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def protect(template: Image, journal: Journal | MemoryJournal) -> tuple[str, ...
 def _advice(path: str, error: OSError) -> str:
     remove = "have root run" if lacking_ownership(Deed.CHANGE_MODE, path) else "remove the permission yourself:"
     if error.errno == errno.EROFS:  # which protects the file, too
-        remove = f"once that filesystem is writable, {remove}"
+        remove = f"once files there can be changed, {remove}"
     return f"{remove[0].upper()}{remove[1:]} `chmod a-w {shell_word(path)}`"
 
 

@@ -20,9 +20,9 @@ from batchdiff.qcow2.entries import Origin
 from batchdiff.units import KIB, MIB
 
 _NO_COPY = {errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EBADF, errno.EIO}
-"""The errors after which data is copied through memory: between filesystems, or from a block device, for example.
+"""The errors after which data is copied through memory, such as those of a copy from another filesystem.
 
-EIO does not show which of the two files has the fault; reading and writing apart do.
+EIO does not show which of the two files is faulty; separate reads and writes do.
 """
 
 _AT_ONCE = 64 * MIB
@@ -86,7 +86,7 @@ class Copier:
             self._copy_through_memory(rest, offset)
 
     def _split_by_sharing(self, segment: Segment) -> Iterator[tuple[Segment, bool]]:
-        """Yield parts, some perhaps empty, each with whether its blocks may be shared.
+        """Yield parts, some perhaps empty, and for each whether its blocks may be shared.
 
         btrfs keeps an extent whole while any block of it is used: sharing a block of an unshared extent would keep
         all of it after the guest is deleted.

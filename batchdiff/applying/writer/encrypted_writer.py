@@ -44,7 +44,7 @@ def write_encrypted(  # noqa: PLR0913  # options by keyword
     :raises ImageError: the original or a secret cannot be used.
     :raises FormatError: the header does not fit.
     :raises ProgramError: QEMU cannot be run, or fails.
-    :raises InUseError: another program uses an image.
+    :raises InUseError: another program is using an image.
     :raises StopError: ``check`` asked to stop.
     """
     stopped = stops(check)
@@ -57,7 +57,7 @@ def write_encrypted(  # noqa: PLR0913  # options by keyword
             virtual_size=new.virtual_size,
             # Only version 3 has external data files.
             geometry=replace(new.geometry, zero_flag=True, refcount_bits=DEFAULT_REFCOUNT_BITS),
-            # The overlay's tables already mark zeros; if QEMU wrote them, it would deallocate their clusters.
+            # The overlay's tables already mark zeros; if QEMU wrote the zeros, it would deallocate their clusters.
             extents=only(new.extents, Kind.DATA),
             backing=None,
             place=DataPlace.OUTSIDE,

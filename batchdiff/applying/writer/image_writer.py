@@ -83,9 +83,9 @@ def write_image(  # noqa: PLR0913  # options by keyword
     advance: Callable[[int], None] = ignore,
     data_fd: int | None = None,
 ) -> int:
-    """Write the image to empty files, which the caller must sync; return its own file's size.
+    """Write the image to empty files, which the caller must sync; return the size of the image's own file.
 
-    ``advance`` gets the number of further bytes done. ``data_fd``: for data clusters outside.
+    ``advance`` gets the number of further bytes done. ``data_fd``: the external data file, if any.
 
     :raises OSError: a file cannot be read or written.
     :raises ImageError: the guest cannot be read.
@@ -159,7 +159,7 @@ def _write_metadata(fd: int, layout: Layout, store: DataStore, new: NewImage) ->
 
 
 def _write_luks_header(fd: int, offset: int, header: bytes) -> None:
-    """Leave out pages of zeros: all key slots but one are empty."""
+    """Write a LUKS header without its pages of zeros: all key slots but one are empty."""
     for at in range(0, len(header), _PAGE):
         page = header[at : at + _PAGE]
         if page.strip(b"\0"):

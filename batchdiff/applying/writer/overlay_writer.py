@@ -33,7 +33,7 @@ def write_overlay(  # noqa: PLR0913  # options by keyword
     :raises ImageError: the original or a secret cannot be used.
     :raises FormatError: the header does not fit.
     :raises ProgramError: QEMU cannot be run, or fails.
-    :raises InUseError: another program uses an image.
+    :raises InUseError: another program is using an image.
     :raises StopError: ``check`` asked to stop.
     """
     extents, backing = content

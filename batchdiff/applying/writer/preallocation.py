@@ -3,8 +3,8 @@
 ::
 
     metadata    a place in the file for each cluster of the disk: a VM's write allocates no metadata
-    falloc      the same, and the blocks of these places are reserved
-    full        the same, and zeros are written to them
+    falloc      as metadata, and the blocks of these places are reserved
+    full        as falloc, and zeros are written to these blocks
 """
 
 from __future__ import annotations

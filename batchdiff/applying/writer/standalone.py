@@ -33,12 +33,12 @@ def write_standalone(  # noqa: PLR0913  # options by keyword
 ) -> None:
     """Write an image's whole content to an empty file, which the caller must sync.
 
-    ``new``: with its final path. ``size``: bytes of a raw file, which a VM sees rounded up to a whole sector.
-    ``report`` gets the number of bytes done so far.
+    ``new``: the image to write, with its final path. ``size``: bytes of a raw file, which a VM sees rounded up
+    to a whole sector. ``report`` gets the number of bytes done so far.
 
     :raises ImageError: the image or a secret cannot be used.
     :raises ProgramError: QEMU cannot be run, or fails.
-    :raises InUseError: another program uses an image.
+    :raises InUseError: another program is using an image.
     :raises StopError: ``check`` asked to stop.
     :raises OSError: a file cannot be opened, read or written.
     """

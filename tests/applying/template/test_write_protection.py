@@ -87,7 +87,7 @@ def test_advice_waits_until_the_filesystem_is_writable(path, journal, monkeypatc
     with opened(path) as image:
         (notice,) = protect(image, journal)
     assert f"{path} is read-only" in notice
-    advice = f"Once that filesystem is writable, remove the permission yourself: `chmod a-w {path}`"
+    advice = f"Once files there can be changed, remove the permission yourself: `chmod a-w {path}`"
     assert notice.endswith(f" {advice}")
 
 
