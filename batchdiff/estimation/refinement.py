@@ -2,8 +2,8 @@
 
 ::
 
-    variance of each sample   |##########|######|###|#|     the largest first; doubling about halves it
-    doubled                   |#####     |###   |###|#|     until the sum is small enough
+    variance of each sample   |##########|######|###|#|     the largest is doubled first,
+    doubled                   |#####     |###   |###|#|     which about halves its variance, until the sum is small
 """
 
 from __future__ import annotations
