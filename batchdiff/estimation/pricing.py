@@ -112,7 +112,7 @@ def overlay_place(entry: GuestEntry, image: Image) -> OverlayPlace:
 def table_coverage(options: OverlayOptions, geometry: Geometry, unit: int) -> tuple[int, int]:
     """Return the bytes that an L2 table maps, and those that it takes.
 
-    The tables of a QED overlay consist mostly of holes, so each allocation unit of one counts as a table of its own.
+    The tables of a QED overlay consist mostly of holes, so each allocation unit of a table counts separately.
     """
     if options.format is OverlayFormat.QED:
         return unit // _QED_ENTRY * geometry.cluster_size, unit

@@ -66,7 +66,7 @@ class Sizes:
         if plan.diff is None:
             return GuestEstimate(plan, probes=sample.probes, read_bytes=sample.read_bytes)
         savings, doubt = plan.diff.savings, _Doubt.of(self.candidates[plan.name], plan.diff, sample, result.tables)
-        # The planner leaves out the guest's holes even where data is imputed, so count the data found in the probes.
+        # The planner leaves out the guest's holes even where data is imputed, so count the data found in probes.
         is_counted = sample.pricing.rule is PriceRule.WRITTEN
         data = sum_of(sample.data_bytes().values())
         shared = savings.saved_bytes - savings.reclaimable_bytes + savings.overlay_disk_bytes
