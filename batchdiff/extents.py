@@ -113,12 +113,12 @@ def concatenate(parts: list[Extents]) -> Extents:
 
 
 def fold(extents: Extents, factor: int) -> Extents:
-    """Return these extents in units ``factor`` (a power of two) times larger, whose kinds are ORed."""
+    """Return these extents in units ``factor`` (a power of two) times larger, each with its parts' kinds ORed."""
     if factor == 1 or len(extents) == 0:
         return extents
     first, end, kind = extents.first, extents.end, extents.kind
     bits = _bits(factor)
-    # Units that one run covers completely: from inner_first to before inner_end.
+    # Units that one run covers completely: from inner_first up to, but not including, inner_end.
     inner_first, inner_end = -(-first >> bits), end >> bits
     # Partly covered units, at either end of a run: several runs can share one.
     head, tail = first >> bits, (end - 1) >> bits
@@ -135,7 +135,7 @@ def fold(extents: Extents, factor: int) -> Extents:
 
 
 def _bits(factor: int) -> int:
-    """Return the bits to shift by, which is faster than a division."""
+    """Return the number of bits to shift by: a shift is faster than a division."""
     return factor.bit_length() - 1
 
 
@@ -202,7 +202,7 @@ def _merged(first: npt.NDArray[np.int64], end: npt.NDArray[np.int64], kind: npt.
 
 
 def extents_between(extents: Extents, first: int, end: int) -> Extents:
-    """Return the parts of the runs from unit ``first`` to before ``end``."""
+    """Return the parts of the runs from unit ``first`` up to, but not including, ``end``."""
     begin, stop = np.maximum(extents.first, first), np.minimum(extents.end, end)
     kept = begin < stop
     return Extents(begin[kept], (stop - begin)[kept], extents.kind[kept])

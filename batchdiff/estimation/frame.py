@@ -1,11 +1,11 @@
-"""The probes of a guest, classified by metadata, so that only those that it leaves open are sampled.
+"""The probes of a guest, classified by metadata, so that only those that metadata does not settle are sampled.
 
 ::
 
     template    | data  |  hole  | data  | data  | hole  |
     guest       | data  |  data  | hole  | shared| hole  |
-    class       |COMPARED| ADDED |CLEARED|SHARED | ZEROS |      only the first two must be sampled, and CLEARED
-                                                                if an overlay stores zeros as data
+    class       |COMPARED| ADDED |CLEARED|SHARED | ZEROS |      only COMPARED and ADDED must be sampled, and
+                                                                CLEARED if the overlay stores zeros as data
 
 Each class is sampled by itself, because its probes resemble each other.
 """
@@ -39,15 +39,15 @@ class ProbeClass(enum.IntEnum):
     """The kind of a probe, as metadata shows it."""
 
     ZEROS = 0
-    """Zeros in both."""
+    """Zeros in both images."""
     SHARED = 1
-    """The template's own bytes; any others are zeros in both."""
+    """The template's own bytes; any other bytes of the probe are zeros in both images."""
     CLEARED = 2
     """Zeros in the guest where the template may have data."""
     ADDED = 3
     """Data in the guest where the template has zeros."""
     COMPARED = 4
-    """Data in both; or a part that is the template's own, and others that are not zeros in both."""
+    """Data in both images; or the template's own bytes, beside others with data in at least one image."""
 
 
 @frozen(eq=False)
@@ -77,7 +77,7 @@ class Frame:
 
 
 def joined(probe_size: int, classes: npt.NDArray[np.uint8], open_bytes: int = 0) -> Frame:
-    """Return the frame of probes with these classes, which must not be empty."""
+    """Return the frame of probes with these classes; there must be at least one probe."""
     starts = np.flatnonzero(np.concatenate([[True], classes[1:] != classes[:-1]]))
     return Frame(probe_size, np.diff(np.append(starts, len(classes))), classes[starts], open_bytes)
 
@@ -138,7 +138,10 @@ def _rests_on(guest: Image, template: Image) -> bool:
 
 
 def _classes(below: Pieces, there: Pieces, settled: Pieces, place: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
-    """Classify the probes at a place: start, end, probe size. ``there``: the guest's data that is not settled."""
+    """Classify the probes at ``place`` (start, end, probe size).
+
+    ``there``: the guest's data that is not settled.
+    """
     is_settled = _touched(settled, place)
     is_open = _touched(there, place)
     may_differ = _touched(subtract(below, settled), place)

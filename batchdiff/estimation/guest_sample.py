@@ -22,7 +22,7 @@ FIRST_PROBES = range(32, 128)
 """The bounds of :func:`first_probes`. With 128, the error hardly ever exceeds a tenth of the open bytes."""
 
 _FIRST_OF_FLEET = 8192
-"""The number of probes to read first from a fleet of 64 to 256 guests: its total needs fewer of each."""
+"""The number of probes to read first from a fleet of 64 to 256 guests: its total needs fewer from each guest."""
 
 _LEAST_OF_CLASS = 16
 
@@ -53,7 +53,7 @@ class ClassSample:
 
     @property
     def contents(self) -> ProbeContents:
-        """The contents of all probes read, by offset; there must be at least one."""
+        """The contents of all probes read, sorted by offset; there must be at least one probe."""
         if len(self.parts) > 1:
             indices = np.concatenate([indices for indices, _ in self.parts])
             order = np.argsort(indices)
@@ -68,20 +68,21 @@ class ClassSample:
 
 
 def first_probes(guests: int) -> int:
-    """Return the number of probes to read first from each guest that has many."""
+    """Return the number of probes to read first from each guest that has many probes."""
     return min(max(_FIRST_OF_FLEET // max(guests, 1), FIRST_PROBES.start), FIRST_PROBES.stop)
 
 
 class GuestSample:
-    """The sample of one guest. ``allocated``: the bytes that its own files take on disk."""
+    """The sample of one guest. ``allocated``: the bytes that the guest's own files take on disk."""
 
     def __init__(
         self, frame: Frame, pricing: Pricing, allocated: int, random: np.random.Generator, first: int
     ) -> None:
         """Draw about ``first`` probes of the open classes.
 
-        These are ADDED and COMPARED, and CLEARED if ``pricing.stores_zeros``. Small ones are drawn whole, and so
-        may be CLEARED if it is not open.
+        These are ADDED and COMPARED, and CLEARED if ``pricing.stores_zeros``. If they have at most ``2 * first``
+        probes together, all are drawn. If CLEARED is not open, all its probes are drawn, too, provided that they
+        and those of the open classes together number at most ``2 * first``.
         """
         self.frame, self.pricing, self.allocated = frame, pricing, allocated
         self.classes: dict[ProbeClass, ClassSample] = {}
@@ -131,14 +132,14 @@ class GuestSample:
         return {kind: self._sum(sample, sample.contents.prices) for kind, sample in self.classes.items()}
 
     def unshared_bytes(self) -> Interval:
-        """Return the sum of ``data_bytes`` without those that the overlay will share."""
+        """Return the sum of ``data_bytes`` without the bytes that the overlay will share."""
         found = {kind: sample.contents for kind, sample in self.classes.items()}
         return sum_of(self._sum(self.classes[kind], each.prices - each.shared) for kind, each in found.items())
 
     def tables(self, coverage: int) -> tuple[int, int]:
         """Return the least and the greatest number of L2 tables, each for ``coverage`` bytes."""
         least, most = set[int](), set[int]()
-        part = min(coverage, self.frame.probe_size)  # with clusters of 512 bytes, a probe needs several
+        part = min(coverage, self.frame.probe_size)  # with very small clusters, a probe needs several tables
         for kind in (ProbeClass.ADDED, ProbeClass.COMPARED, ProbeClass.CLEARED):
             numbers, sample = self.frame.numbers(kind), self.classes.get(kind)
             if sample is not None:
@@ -170,7 +171,7 @@ class GuestSample:
 
     @property
     def bytes_left(self) -> int:
-        """The most bytes to read to complete the sampled classes."""
+        """The maximum number of bytes to read to complete the sampled classes."""
         left = {kind: each.strata.population - each.count for kind, each in self.classes.items()}
         return sum(bytes_to_read(kind, count, self.frame) for kind, count in left.items())
 
@@ -179,13 +180,13 @@ class GuestSample:
             self.classes[kind] = ClassSample(first_strata(count, wanted, self._random))
 
     def _offsets(self, numbers: Indices, part: int) -> Indices:
-        """Return the offsets of the parts, a row for each probe."""
+        """Return the offsets of the parts of probes, a row for each probe."""
         size = self.frame.probe_size
         offsets: Indices = numbers[:, np.newaxis] * size + np.arange(0, size, part)
         return offsets
 
     def _sum(self, sample: ClassSample, prices: npt.NDArray[np.int64]) -> Interval:
-        """Extrapolate the prices of the probes read to their class."""
+        """Extrapolate from the prices of the probes that were read to the whole class."""
         if sample.strata.is_complete:
             return exactly(float(prices.sum()))
         most, population = self.frame.probe_size, sample.strata.population
@@ -195,11 +196,11 @@ class GuestSample:
 
 
 def bytes_to_read(kind: ProbeClass, count: int, frame: Frame) -> int:
-    """Return the most bytes to read for ``count`` probes; only COMPARED ones need both images."""
+    """Return the maximum number of bytes to read for ``count`` probes; only COMPARED ones need both images."""
     return count * frame.probe_size * (2 if kind is ProbeClass.COMPARED else 1)
 
 
 def _tables(offsets: npt.NDArray[np.int64], coverage: int) -> set[int]:
-    """Return the L2 tables that map ascending offsets."""
+    """Return the numbers of the L2 tables that map these ascending offsets."""
     numbers = offsets // coverage
     return set(numbers[np.concatenate([[True], numbers[1:] != numbers[:-1]])].tolist()) if len(numbers) else set()

@@ -6,7 +6,7 @@
     read         x               x                x
     imputed   |a a a a a a a |b b b b b b b |c c c c c c c |      and metadata settles all other probes
 
-So a plan's own code can predict the overlay's size, whatever its format and options.
+So the planner's own code can predict the overlay's size, whatever its format and options.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _AT_ONCE = 1 << 24
 class SampledClass(NamedTuple):
     """The sample of one class.
 
-    ``numbers``: all its probes, ascending; ``sizes``: how many each one that was read stands for;
-    ``kinds``, ``lengths``: as in :class:`~batchdiff.estimation.probe_reader.ProbeContents`.
+    ``numbers``: all its probes, ascending; ``sizes``: how many probes each probe that was read
+    stands for; ``kinds``, ``lengths``: as in :class:`~batchdiff.estimation.probe_reader.ProbeContents`.
     """
 
     numbers: npt.NDArray[np.int64]
@@ -75,7 +75,7 @@ class Imputed:
         return Extents(found.first * factor, found.count * factor, found.kind)
 
     def compressed_lengths(self, samples: list[Sample]) -> list[list[int]]:
-        """Return the imputed sizes of the clusters, as a ``Measure`` that compresses nothing."""
+        """Return the imputed compressed sizes of clusters: a ``Measure`` that compresses nothing."""
         of_probe = self.lengths.shape[1]
         return [
             [int(self.lengths[self.rows[cluster // of_probe], cluster % of_probe]) for cluster in sample.clusters]

@@ -4,7 +4,7 @@
 
     FrameJob    guest -> the classes of its probes, from metadata
     ProbeJob    some probes of a guest -> their contents
-    SizeJob     guest, with its imputed content -> the prediction of a plan for it
+    SizeJob     guest, with its imputed content -> what a plan would predict for it
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ from batchdiff.qcow2.layout import granules_to_write
 
 @frozen
 class SampledGuest:
-    """A guest to be sampled. ``probe_size``, ``allocated`` (by its own files): in bytes."""
+    """A guest to be sampled.
+
+    ``probe_size``: in bytes. ``allocated``: the bytes that the guest's own files take on disk.
+    """
 
     record: PlannedImage
     probe_size: int
@@ -58,7 +61,8 @@ class SampledGuest:
 class Fleet:
     """The template, and the guests by name.
 
-    ``files``: the template's when it was first opened. ``sharing``: the template shares blocks with other files.
+    ``files``: the template's files, as they were when it was first opened. ``sharing``: the template shares
+    blocks with other files.
     """
 
     template: ImageSource
@@ -70,7 +74,7 @@ class Fleet:
     def open_template(self) -> Image:
         """Open the template.
 
-        :raises ImageError: it cannot be opened, or consists of other files.
+        :raises ImageError: it cannot be opened, or now consists of other files.
         """
         return open_same_files(self.template, self.files, self.observer)
 
@@ -119,7 +123,7 @@ class FrameJob:
 
 
 class ProbeTask(NamedTuple):
-    """Probes to read. ``indices``: in their class; ``numbers``: in the guest."""
+    """Probes to read. ``indices``: their places in their class; ``numbers``: their places in the guest."""
 
     name: str
     pricing: Pricing
@@ -178,8 +182,8 @@ class SizeResult(NamedTuple):
     """The prediction for a guest with its imputed content.
 
     ``taken``: with the rule WRITTEN, the bytes on disk that the prediction includes for the overlay's data.
-    ``tables``: the overlay's, as of :func:`table_coverage`. ``threshold``: the least savings, in bytes, to convert
-    the guest.
+    ``tables``: the number of the overlay's tables, as :func:`table_coverage` counts them. ``threshold``: the least
+    savings, in bytes, for which the guest is converted.
     """
 
     plan: GuestPlan
@@ -240,7 +244,7 @@ class SizeJob:
 
 
 def with_geometry(candidate: Candidate, sample: GuestSample) -> Candidate:
-    """Return a candidate with the geometry that ``auto`` has chosen, if it has."""
+    """Return a candidate with the geometry that ``auto`` has chosen, if it has chosen one."""
     options, geometry = candidate.entry.options, sample.pricing.geometry
     if geometry is None or not is_to_be_chosen(candidate.entry):
         return candidate

@@ -2,8 +2,8 @@
 
 ::
 
-    template   once for each batch of guests that fits the limit on open files, but where blocks are
-               shared, only as far as guests have blocks of their own
+    template   once for each batch of guests that fits the limit on open files; if the template shares
+               blocks, only where guests have blocks of their own
     guests     their data that metadata does not settle, once
 """
 
@@ -39,10 +39,10 @@ def data_bytes(image: Image) -> int:
 
 
 def plan_reads_less(sampled: int, left: int, whole: int, *, exact: bool = False) -> bool:
-    """Return True if it is better to read the ``whole`` bytes of a plan than further samples.
+    """Return True if it is better to make a plan, which reads ``whole`` bytes, than to read further samples.
 
-    ``sampled``: the bytes of all samples after the next round; ``left``: those that would complete all samples.
-    ``exact``: no error is accepted. Otherwise, one more round is usually enough, and a plan would read the sampled
-    bytes again.
+    ``sampled``: the bytes of all samples after the next round; ``left``: the bytes that would complete all
+    samples. ``exact``: no error is accepted. Otherwise, one more round is usually enough, and a plan would read
+    the sampled bytes again.
     """
     return left > whole and (exact or 3 * sampled > 2 * whole)

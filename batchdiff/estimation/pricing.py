@@ -66,10 +66,10 @@ class OverlayPlace(NamedTuple):
 class Pricing:
     """The pricing of one guest's probes.
 
-    ``geometry``: the overlay's; None until it is chosen, and if there is none. ``unit``: the allocation unit of
-    the overlay's filesystem, in bytes. ``shares``: the overlay will share the blocks that the guest already
+    ``geometry``: the overlay's; None until it is chosen, or if there is no overlay. ``unit``: the allocation unit
+    of the overlay's filesystem, in bytes. ``shares``: the overlay will share the blocks that the guest already
     shares. ``level``: of compression; None for the default. ``stores_zeros``: what the guest has cleared takes
-    space, because version 2 has no zero clusters, and the overlay no holes.
+    space, because version 2 of qcow2 has no zero clusters, and the overlay has no holes.
     """
 
     rule: PriceRule
@@ -100,7 +100,7 @@ class Pricing:
 def overlay_place(entry: GuestEntry, image: Image) -> OverlayPlace:
     """Return the place of a guest's overlay. ``image``: the guest.
 
-    If it cannot be examined, return an assumption: the guest's assessment will report the error.
+    If the place cannot be examined, return an assumption: the guest's assessment will report the error.
     """
     folder, fd = os.path.dirname(entry.overlay_path), image.layers[0].fd
     try:
@@ -112,7 +112,7 @@ def overlay_place(entry: GuestEntry, image: Image) -> OverlayPlace:
 def table_coverage(options: OverlayOptions, geometry: Geometry, unit: int) -> tuple[int, int]:
     """Return the bytes that an L2 table maps, and those that it takes.
 
-    Most of a QED overlay's tables are holes, so there each allocation unit of a table counts for itself.
+    The tables of a QED overlay consist mostly of holes, so each allocation unit of a table counts separately.
     """
     if options.format is OverlayFormat.QED:
         return unit // _QED_ENTRY * geometry.cluster_size, unit
@@ -144,7 +144,7 @@ def pricing_of(entry: GuestEntry, geometry: Geometry | None, place: OverlayPlace
 
 
 def probe_size(options: OverlayOptions, unit: int, virtual_size: int, most: int) -> int:
-    """Return the bytes of a probe. ``most``: their upper limit; both are powers of two."""
+    """Return the size of a probe in bytes. ``most``: its upper limit; both are powers of two."""
     least = _PROBE_OF_ANY_GEOMETRY if options.cluster_size is None else max(_LEAST_PROBE, options.cluster_size)
     size = 1 << (max(least, unit, virtual_size // _MOST_PROBES) - 1).bit_length()
     return min(size, most)

@@ -29,7 +29,7 @@ _WORDS_OF_UNIT = UNIT // np.dtype(np.uint64).itemsize
 class ProbeContents:
     """The contents of some probes.
 
-    ``read``: the bytes from both images. ``shared``: the part of each price that the overlay will share.
+    ``read``: the bytes read from both images. ``shared``: the part of each price that the overlay will share.
     ``lengths``, of shape (probes, clusters): the compressed sizes, 0 if a cluster is stored uncompressed or not at
     all; without columns unless the rule is COMPRESSED.
     """

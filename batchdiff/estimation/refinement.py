@@ -2,8 +2,8 @@
 
 ::
 
-    variance of each sample   |##########|######|###|#|     the largest first; doubling about halves it
-    doubled                   |#####     |###   |###|#|     until the sum is small enough
+    variance of each sample   |##########|######|###|#|     doubling a sample about halves its variance;
+    doubled                   |#####     |###   |###|#|     the largest first, until the sum is small enough
 """
 
 from __future__ import annotations

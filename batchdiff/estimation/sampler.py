@@ -24,7 +24,7 @@ _EXPORTS = 32
 class Sampler:
     """The sampler of a fleet.
 
-    ``progress`` is called with ``done``, and with the value of ``done`` once no probe is pending.
+    ``progress`` is called with ``done``, and with the value that ``done`` will have when no probe is pending.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Sampler:
         jobs: int,
         progress: Callable[[int, int], None],
     ) -> None:
-        """``exported``: the guests that QEMU must export. ``jobs``: the most workers."""
+        """``exported``: the guests that QEMU must export. ``jobs``: the maximum number of workers."""
         self._template, self._fleet, self._jobs, self._progress = template, fleet, jobs, progress
         self._exported = exported
         self.done = 0
@@ -72,7 +72,7 @@ class Sampler:
 
     @staticmethod
     def wanted(samples: Mapping[str, GuestSample]) -> int:
-        """Return the most bytes to read for the pending probes."""
+        """Return the maximum number of bytes to read for the pending probes."""
         return sum(
             bytes_to_read(kind, len(indices), sample.frame)
             for sample in samples.values()

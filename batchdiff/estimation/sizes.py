@@ -1,4 +1,4 @@
-"""The estimates of guests: the predictions of a plan for the imputed content, with their uncertainty.
+"""The estimates of guests: what a plan would predict for the imputed content, with the uncertainty.
 
 ::
 
@@ -29,7 +29,7 @@ from batchdiff.qcow2.geometry import Geometry
 from batchdiff.sampling.interval import Interval, exactly, sum_of
 
 _SIZES_OF_A_WORKER = 6
-"""The guests that justify another worker: starting one takes as long as computing a few sizes."""
+"""The number of guests that justifies another worker: starting one takes as long as computing a few sizes."""
 
 _CHOICE = 0.01
 """The share by which the overlay that ``auto`` chooses may be larger than the smallest one."""
@@ -66,7 +66,7 @@ class Sizes:
         if plan.diff is None:
             return GuestEstimate(plan, probes=sample.probes, read_bytes=sample.read_bytes)
         savings, doubt = plan.diff.savings, _Doubt.of(self.candidates[plan.name], plan.diff, sample, result.tables)
-        # The plan's code leaves out holes where data is imputed, so count the data found in the probes.
+        # The planner leaves out the guest's holes even where data is imputed, so count the data found in probes.
         is_counted = sample.pricing.rule is PriceRule.WRITTEN
         data = sum_of(sample.data_bytes().values())
         shared = savings.saved_bytes - savings.reclaimable_bytes + savings.overlay_disk_bytes
@@ -106,10 +106,10 @@ class Sizes:
 
 @frozen
 class _Doubt:
-    """The bytes by which an overlay may be smaller or larger, apart from its data.
+    """The bytes by which an overlay may be smaller or larger than estimated, apart from its data.
 
-    ``per_byte``: what each byte of data adds, with its part of the refcounts. ``is_of_plan``: a plan has the same
-    doubt.
+    ``per_byte``: what each byte of data adds to the overlay, with its part of the refcounts. ``is_of_plan``:
+    a plan has the same doubt.
     """
 
     below: float
@@ -119,7 +119,7 @@ class _Doubt:
 
     @classmethod
     def of(cls, candidate: Candidate, diff: Diff, sample: GuestSample, tables: int) -> _Doubt:
-        """Return the doubt about an overlay. ``tables``: its estimated number."""
+        """Return the doubt about an overlay. ``tables``: the estimated number of its tables."""
         geometry, savings = diff.geometry, diff.savings
         coverage, size = table_coverage(candidate.entry.options, geometry, savings.allocation_unit)
         least, most = sample.tables(coverage)
@@ -139,7 +139,7 @@ class _Doubt:
 
 
 def best_geometry(candidate: Candidate, sample: GuestSample) -> Geometry | None:
-    """Return a plan's choice for the imputed content; None if no geometry can map the disk."""
+    """Return the geometry that a plan would choose for the imputed content; None if none can map the disk."""
     content = sample.imputed()
     compared = content.extents(UNIT), content.similarity
     try:

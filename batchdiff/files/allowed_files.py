@@ -26,8 +26,8 @@ _COPY = "If you trust the image, copy it into a single file with `qemu-img conve
 def allowed_file(name: str, image: str, folders: tuple[str, ...]) -> str:
     """Return the resolved path of a file that an image names.
 
-    Allowed are files directly in the image's folder, and at any depth in ``folders``: absolute paths without
-    symbolic links.
+    Files are allowed directly in the image's folder, and at any depth in ``folders``, which must be absolute paths
+    without symbolic links.
 
     :raises ImageError: the file is not allowed.
     """
@@ -39,7 +39,7 @@ def allowed_file(name: str, image: str, folders: tuple[str, ...]) -> str:
     if unfit(name):
         raise _not_plain(name, image, f"it contains {why_unfit(name)}")
     if ":" in name.split("/", 1)[0]:
-        raise _not_plain(name, image, "QEMU takes the part before its colon for a protocol")
+        raise _not_plain(name, image, "QEMU takes the part before the colon for a protocol")
     path = os.path.realpath(os.path.join(own, name))
     if os.path.dirname(path) == own or any(_is_under(path, folder) for folder in folders):
         return path
@@ -58,8 +58,8 @@ def _allowing(folder: str) -> str:
         return _COPY
     added = f"`allow_folders: [{yaml_text(folder)}]`"
     return (
-        f"If you trust the file's folder, add {added} beside `format` in the manifest. The data file of an"
-        " overlay that apply has written must be beside the overlay."
+        f"If you trust the file's folder, add {added} beside `format` in the manifest. If the image is"
+        " an overlay that apply has written, its data file must be beside it."
     )
 
 

@@ -13,8 +13,8 @@ from batchdiff.files import own_files
 def write_whole(path: str, pieces: Iterable[str], *, encoding: str = "ascii", mode: int | None = None) -> None:
     """Write or replace a file, atomically and durably.
 
-    ``path`` must include a folder. A symbolic link there is replaced, not followed. Without ``mode``, the file
-    gets, as far as possible, the owner and mode of a regular file that it replaces.
+    ``path`` must include a folder. If ``path`` is a symbolic link, the link is replaced, not followed. Without
+    ``mode``, the file gets, as far as possible, the owner and mode of a regular file that it replaces.
 
     :raises OSError: the file cannot be written or made durable.
     :raises UnicodeEncodeError: a piece cannot be encoded.
@@ -51,7 +51,8 @@ def _keep_readers(fd: int, path: str) -> None:
 def discard_leftovers(path: str) -> None:
     """Remove the temporary files that :func:`write_whole` left behind in a crash.
 
-    If the name is too long, they stay: see :func:`own_files.is_temporary_of`. No process may be writing ``path``.
+    Those with a shortened name stay: see :func:`own_files.is_temporary_of`. Call this only while no process is
+    writing ``path``.
 
     :raises OSError: the files cannot be listed or removed.
     """

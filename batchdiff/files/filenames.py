@@ -20,7 +20,7 @@ _TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u20
 def unfit(text: str) -> bool:
     """Return whether a name has unacceptable characters.
 
-    Bytes that are not UTF-8 are accepted: Python represents each as U+DC80 to U+DCFF (PEP 383).
+    Bytes that are not UTF-8 are accepted: Python represents each as one of U+DC80 to U+DCFF (PEP 383).
     """
     return any(_is_unfit(letter) for letter in text)
 
@@ -66,12 +66,12 @@ def shell_option(option: str, value: str) -> str:
 
 
 def shell_path(path: str) -> str:
-    """Quote a path for a shell; no program takes it for an option."""
+    """Quote a path for a shell, in a form that no program takes for an option."""
     return shell_word(as_argument(path))
 
 
 def as_argument(path: str) -> str:
-    """Return a path that no program takes for an option."""
+    """Return the path in a form that no program takes for an option."""
     return f"./{path}" if path.startswith("-") else path
 
 
@@ -90,7 +90,7 @@ def shell_line(words: Iterable[str]) -> str:
 
 
 def check_usable(path: str) -> None:
-    """Refuse a path that no file can have: Python's own messages vary between versions.
+    """Refuse a path that no file can have, with messages that do not vary between versions of Python.
 
     :raises ValueError: the path has a null byte or cannot be encoded.
     """
@@ -112,7 +112,7 @@ def is_possible(path: str) -> bool:
 
 
 def longest_name(folder: str) -> int:
-    """Return the limit in bytes on a file name in a folder."""
+    """Return the maximum length of a file name in a folder, in bytes."""
     try:
         return max(os.pathconf(folder, "PC_NAME_MAX"), 0) or _LONGEST
     except (OSError, ValueError):

@@ -26,14 +26,14 @@ _BY_UUID = "/dev/disk/by-uuid"
 
 def filesystem_id(fd: int) -> str:
     """Return the identifier of an open file's filesystem; empty if none is known."""
-    # The subvolume first: if btrfs came to report a UUID of the whole filesystem, that would be the same for all.
+    # The subvolume first: if btrfs came to report the filesystem's UUID, all subvolumes would have the same one.
     return _subvolume_uuid(fd) or _filesystem_uuid(fd) or _udev_uuid(os.fstat(fd).st_dev)
 
 
 def filesystem_id_at(folder: str, device: int) -> str:
     """Return the identifier of a file's filesystem without opening the file, which could break a lease.
 
-    Empty if none is known, as when the folder has another device number: the file can be a mount point.
+    Empty if none is known, or if the folder is not on ``device``: the file can be a mount point.
     """
     try:
         fd = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

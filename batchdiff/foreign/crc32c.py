@@ -22,7 +22,7 @@ def crc32c(data: bytes) -> int:
 
 
 def vhdx_checksum(data: bytes) -> int:
-    """Return the checksum of a VHDX structure, whose own field for it counts as zeros."""
+    """Return the checksum of a VHDX structure; the field for the checksum itself counts as zeros."""
     return crc32c(data[:4] + bytes(4) + data[8:])
 
 

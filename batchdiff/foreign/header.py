@@ -16,7 +16,7 @@ NamedFile = tuple[str, str | None] | None
 
 
 _CLUSTERS_OF_NOTHING, _BYTES_OF_A_CLUSTER = 1 << 24, 64
-"""An empty file may describe a TiB in grains of 64 KiB, which QEMU maps in four seconds."""
+"""Even an empty file is allowed to describe 1 TiB in grains of 64 KiB, which QEMU maps in four seconds."""
 
 
 class Outline(NamedTuple):

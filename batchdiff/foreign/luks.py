@@ -1,10 +1,10 @@
-"""LUKS: a header with eight key slots, which can hold the encrypted master key.
+"""LUKS: a header with eight key slots, each of which can hold the encrypted master key.
 
 ::
 
     | 592 bytes | key slot 0, in 4,000 stripes | ... | key slot 7 | payload: the disk, in sectors of 512 bytes |
 
-QEMU reads only version 1. In a qcow2 image, a header extension points to the header.
+QEMU reads only version 1. In a qcow2 image, a header extension points to the LUKS header.
 
 Source: "LUKS On-Disk Format Specification", version 1.2.3; QEMU ``crypto/block-luks.c``.
 """
@@ -23,27 +23,27 @@ _SLOT = struct.Struct(">II32sII")
 _SLOTS, _STRIPES, _FIRST_SLOT_AT = 8, 4000, 4096
 _ACTIVE, _INACTIVE = 0x00AC71F3, 0x0000DEAD
 _LONGEST_KEY = 64
-"""In bytes: two keys of AES-256 for XTS. No cipher in QEMU has a longer key."""
+"""In bytes: two AES-256 keys, for XTS. No cipher in QEMU has a longer key."""
 
 _MOST_ITERATIONS = 1 << 30
-"""Rounds of PBKDF2 to open an image: four minutes at five million a second.
+"""The maximum number of rounds of PBKDF2 to open an image: four minutes at five million a second.
 
-By default, cryptsetup and QEMU choose rounds for two seconds: ten to twenty million on a fast CPU. A header can
-demand almost 2^32 in each slot, and QEMU tries every active slot before it rejects a passphrase.
+By default, cryptsetup and QEMU choose as many rounds as take two seconds: ten to twenty million on a fast CPU.
+A header can demand almost 2^32 in each slot, and QEMU tries every active slot before it rejects a passphrase.
 """
 
 LONGEST_ITER_TIME = 30_000
 """In milliseconds, for a new image.
 
 QEMU gives the slot as many rounds as the CPU does in that time, and the master key as many as in an eighth of
-it. So a new image is below the limit if the CPU does at most 30 million rounds a second.
+it. So a new image stays below `_MOST_ITERATIONS` if the CPU does at most 30 million rounds a second.
 """
 
 _LUKS2 = (
-    "Back the image up and shut its VM down. If `cryptsetup luksDump IMAGE` shows sectors of 512 bytes,"
-    " `cryptsetup luksConvertKey --pbkdf pbkdf2 IMAGE` and `cryptsetup convert --type luks1 IMAGE` convert the"
-    " header. Otherwise open the image with `cryptsetup open`, and copy the resulting device into a new image with"
-    " `qemu-img convert -O luks`."
+    "Shut its VM down and back the image up. If `cryptsetup luksDump IMAGE` shows sectors of 512 bytes,"
+    " run `cryptsetup luksConvertKey --pbkdf pbkdf2 IMAGE` and then `cryptsetup convert --type luks1 IMAGE`"
+    " to convert the header. Otherwise open the image with `cryptsetup open`, and copy the resulting device into a"
+    " new image with `qemu-img convert -O luks`."
 )
 
 _FEWER = (

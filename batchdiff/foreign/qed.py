@@ -16,7 +16,7 @@ _LARGEST_CLUSTER, _LARGEST_TABLE, LONGEST_NAME = 64 << 20, 16, 1023
 
 
 def largest_disk(cluster_size: int, table_size: int) -> int:
-    """Return the size of the largest disk in bytes, modulo 2^64 as in QEMU, so it may be 0.
+    """Return the size of the largest disk in bytes, modulo 2^64 as in QEMU, so the result can be 0.
 
     ``table_size``: in clusters.
     """

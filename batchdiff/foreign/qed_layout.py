@@ -5,8 +5,8 @@
     | header | L1 table | L2 tables ...  | data clusters ...
       1 cluster  each table: table_size clusters
 
-Only nonzero entries are written: a whole table of 16 clusters, of 4 MiB each, would take 64 MiB. QED records no
-format of the backing file, except raw: QEMU detects any other.
+Only nonzero entries are written: a whole table of 16 clusters, of 4 MiB each, would take 64 MiB. QED records
+the format of the backing file only if it is raw: QEMU detects any other format.
 
 Source: QEMU ``docs/interop/qed_spec.txt`` and ``block/qed.c``.
 """

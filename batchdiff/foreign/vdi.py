@@ -18,7 +18,7 @@ _MOST_BLOCKS = 0x1FFFFFFF
 _NO_UUID = bytes(16)
 
 DIFFERENCE = "it holds only the differences from a parent image"
-MERGE = "First merge the two images, with the program that created them."
+MERGE = "First merge it and its parent, with the program that created them."
 
 
 def inspect_vdi(read: ReadAt, file_size: int) -> Outline:

@@ -48,7 +48,7 @@ def test_allowed(image, name, folders, path):
         ("ROOT/poolside/b.vmdk", ("pool",), "neither beside the image nor"),
         ("ROOT/pool/../poolside/b.vmdk", ("pool",), "neither beside the image nor"),
         ("/proc/self/environ", ("pool",), "neither beside the image nor"),
-        ("nbd://127.0.0.1/x", (), "not a plain path; QEMU takes the part before its colon for a protocol"),
+        ("nbd://127.0.0.1/x", (), "not a plain path; QEMU takes the part before the colon for a protocol"),
         ('json:{"driver":"file"}', (), "not a plain path; QEMU takes"),
         ("file:b.vmdk", (), "not a plain path; QEMU takes"),
         ("a:b.vmdk", (), "not a plain path; QEMU takes"),
@@ -84,7 +84,7 @@ def test_the_folder_to_allow_is_given_as_yaml(image, tmp_path, folder):
         allowed(image, f"ROOT/{folder}/b.vmdk")
     assert caught.value.remedy.startswith("If you trust the file's folder, add `allow_folders: [")
     assert yaml.safe_load(caught.value.remedy.split("`")[1]) == {"allow_folders": [str(tmp_path / folder)]}
-    assert caught.value.remedy.endswith("an overlay that apply has written must be beside the overlay.")
+    assert caught.value.remedy.endswith("an overlay that apply has written, its data file must be beside it.")
 
 
 @pytest.mark.parametrize("target", ["line\nbreak", "caf\udce9"])
