@@ -49,7 +49,7 @@ def _warn_of_names(console: Console, manifest: Manifest) -> None:
         console.warn(f"warning: {what}, {path}, {why}. {_better_name(number)}")
     if len(doubts) > _MOST_IMAGES:
         more = count_of(len(doubts) - _MOST_IMAGES, "more block device")
-        console.warn(f"warning: the manifest has such names for {more}")
+        console.warn(f"warning: the manifest lacks lasting names for {more}")
 
 
 def _roles(manifest: Manifest) -> dict[str, str]:

@@ -39,9 +39,10 @@ class Definer:
     folder: str
 
     def define(self, change: DomainChange) -> bool:
-        """Save a domain's definition, change it for the plan, and save the result; return False if it is right.
+        """Save a domain's definition, change it for the plan, and save the result.
 
-        If only the result cannot be read or saved, the change stays in spite of the error.
+        Return False, and change nothing, if the definition is right already. If the change succeeds, but its
+        result cannot be read or saved, an error is raised, and the change stays.
 
         :raises DefinitionError: batchdiff must not change the definition now, or a definition cannot be parsed or
             saved.
@@ -99,7 +100,7 @@ class Definer:
         return True
 
     def refresh_pools(self) -> list[tuple[str, ProgramError]]:
-        """Have libvirt refresh the pools with guests' images; return those that fail, and why."""
+        """Have libvirt refresh the pools that contain guests' images; return the failed ones, and why."""
         failed = []
         folders = {os.path.dirname(path) for disk in self.disks for path in disk.known_as}
         for pool in self.pools:

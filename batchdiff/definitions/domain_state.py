@@ -23,7 +23,7 @@ OFF = "shut off"
 
 @frozen
 class Contradiction:
-    """A record of libvirt that would contradict a domain's changed definition.
+    """A record that libvirt keeps and that would contradict a domain's changed definition.
 
     ``commands`` remove it, in this order. ``advice``: without the final full stop.
     """
@@ -62,7 +62,7 @@ def contradictions_of(libvirt: Libvirt, name: str) -> list[Contradiction]:
 
 
 def images_of_active_domains(libvirt: Libvirt) -> dict[str, str]:
-    """Return how domains use images, such as ``the domain web is paused``, by resolved path.
+    """Return, by resolved path, how a domain uses each image, such as ``the domain web is paused``.
 
     Domains with saved memory, and images below a disk, count as well.
 
@@ -82,7 +82,7 @@ def images_of_active_domains(libvirt: Libvirt) -> dict[str, str]:
 
 
 def _paths(document: bytes, where: str, pools: Sequence[Pool]) -> Iterator[str]:
-    """Yield resolved paths, also of images below a disk and of copies being made."""
+    """Yield resolved paths, including those of images below a disk and of copies being made."""
     devices = parse_elements(document, where).first("devices")
     for disk in devices.all("disk") if devices else ():
         for source in _sources(disk):

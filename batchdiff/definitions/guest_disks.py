@@ -29,8 +29,9 @@ class BackingImage(NamedTuple):
 class VmImage(NamedTuple):
     """An image as a VM's definition names it.
 
-    ``backing_name``: as in the image's header, presumed for an original; empty without a backing file. ``chain``:
-    all images below, the topmost first; None if they are not known for certain.
+    ``backing_name``: the backing file's name in the image's header, which for an original is presumed, not read;
+    empty without a backing file. ``chain``: all images below, the topmost first; None if they are not known for
+    certain.
     """
 
     path: str
@@ -44,8 +45,8 @@ class GuestDisk:
     """The disk of a guest. ``now``: the image that the guest's VM must use.
 
     ``planned``: the overlay that apply will write; None once the overlay is published or a restore has started.
-    ``known_as``: resolved paths. ``unfinished``: why the VM's definition must not change now. ``by_hand``: why
-    only the operator can change it. ``is_overlay``: whether ``now`` is the overlay.
+    ``known_as``: the resolved paths of the guest and its overlay. ``unfinished``: why the VM's definition must not
+    change now. ``by_hand``: why only the operator can change it. ``is_overlay``: whether ``now`` is the overlay.
     """
 
     guest: str
@@ -99,7 +100,7 @@ def _backing_name(source: ImageSource) -> str:
 
 
 def _is_standalone(source: ImageSource) -> bool:
-    """Restore rebuilds an image without a backing file."""
+    """Return whether an image certainly has no backing file, like one that restore has rebuilt."""
     try:
         with closing(open_layer(source)) as layer:
             return layer.backing is None
@@ -121,13 +122,13 @@ def _disk(guest: GuestToConvert, plan: Plan, state: GuestState | None, *, is_bac
     if is_back and named and _is_standalone(guest.source):
         named, chain = "", ()
     original = VmImage(own_name, _driver_type(guest.source.format), named, chain)
-    # A link to the guest also resolves to an overlay that has taken the guest's own path.
+    # If the overlay takes the guest's own path, a link to the guest leads to the overlay.
     in_place = guest.overlay_path == guest.source.path
     named = backing_name(guest.overlay_path, plan.template.source.path, guest.options.backing_path)
     overlay_name = own_name if in_place else guest.overlay_path
     overlay = VmImage(overlay_name, guest.options.format.value, named, _chain_on(plan.template.source))
     if state is None or not state.published:
-        # No definition may be changed to use an overlay that a restore has deleted or left behind.
+        # A definition must not be changed to use an overlay that a restore has deleted or left behind.
         planned, by_hand = None if is_back else overlay, _secrets(guest, plan, is_back=is_back)
         return GuestDisk(guest.name, original, planned, known_as, by_hand=by_hand)
     unfinished = RESTORING if state.goal is Goal.RESTORE else ""

@@ -58,7 +58,7 @@ class Domain:
 
 
 class WrittenChain(NamedTuple):
-    """The images that a definition names below a disk, the topmost first. ``is_ended``: these are all."""
+    """The images that a definition names below a disk, the topmost first. ``is_ended``: whether these are all."""
 
     images: tuple[DomainDisk, ...]
     is_ended: bool
@@ -124,9 +124,9 @@ def with_image(  # noqa: PLR0913  # options by keyword
     """Return the domain's XML with ``disk`` changed to use the image at ``path``.
 
     A written chain is removed unless ``keeps_chain``: it describes the former image, and libvirt would not probe
-    the new one. But an empty chain stays if the image is raw: a raw image has no backing file. A volume remains
-    one if its pool is in ``pools`` and contains the image. ``is_device``: QEMU 6.0 and later refuse to open a
-    block device as a file.
+    the new one. But an empty chain stays if the image is raw: a raw image has no backing file. A disk that names a
+    volume of a pool still does if the pool is in ``pools`` and contains the image. ``is_device``: whether the
+    image is a block device, which QEMU 6.0 and later refuse to open as a file.
     """
     edits: list[tuple[int, int, bytes]] = []
     element = disk.element

@@ -42,5 +42,6 @@ def _folder(root: Element) -> str:
     target = root.first("target")
     path = target.first("path") if target else None
     folder = path.text.strip() if path else ""
-    # A logical pool has a folder, too: its volumes are devices in a folder below /dev.
+    # A logical pool has a folder, too: its volumes are devices in a folder below /dev. A path that is not absolute
+    # names no folder.
     return folder if folder.startswith("/") else ""

@@ -31,7 +31,7 @@ _RUN_FOLDER = "/var/run/qemu-server"
 class VmChange:
     """A VM with guests of the plan, and its configuration with their images.
 
-    ``commands`` change the drives, except unused ones; ``notes`` are about them. ``obstacles``: why the
+    ``commands`` change the drives, except unused ones; ``notes`` are about the commands. ``obstacles``: why the
     configuration must not change now, besides the ``waiting`` of ``uses``.
     """
 
@@ -88,7 +88,7 @@ def vm_changes(
     *,
     run_folder: str = _RUN_FOLDER,
 ) -> Iterator[VmChange]:
-    """Yield the change of each VM with a guest as a drive, even if its file stays as it is.
+    """Yield the change for each VM that has a guest as a drive, even if the VM's file stays as it is.
 
     Unused drives count only for guests that are attached to no VM.
     """
@@ -152,7 +152,8 @@ def _use(drive: ConfigDrive, guest: GuestDisk, storages: Sequence[Storage]) -> G
     if has_path and drive.format == image.format and guest.planned is not None:
         image, waiting = guest.planned, NOT_WRITTEN
     if _has_image(drive, image, storages):
-        # Before an apply, an image of the same name needs nothing yet; afterwards, a secret may be missing.
+        # If the overlay will have the original's name, the configuration needs nothing before apply; after apply,
+        # a secret may be missing.
         by_hand = "" if image is guest.planned else guest.by_hand
         return GuestUse(guest.guest, drive.key, image, is_right=True, by_hand=by_hand)
     return GuestUse(guest.guest, drive.key, image, is_right=False, waiting=waiting, by_hand=guest.by_hand)
@@ -166,8 +167,8 @@ def _notes(drive: ConfigDrive, image: VmImage, storages: Sequence[Storage]) -> I
     is_volume = not drive.volume.startswith("/")  # Proxmox VE lists nothing else as unused
     if is_volume and path_of_volume(drive.volume, storages) == os.path.realpath(image.path):
         yield (
-            f"`qm set` will list {drive.volume}, the former name of the same file, as unused: leave that entry"
-            " alone. To avoid that entry, edit the line in the configuration file instead"
+            f"`qm set` will list {drive.volume}, the former name of the drive's image, as unused: leave that entry"
+            " alone. To avoid that entry, edit the drive's line in the configuration file instead"
         )
 
 
@@ -201,7 +202,7 @@ def _of_name(config: VmConfig, drive: ConfigDrive, use: GuestUse, volume: str) -
         yield (
             f"{use.guest} would use {volume}, but Proxmox VE cannot store a name that contains a comma, an equals"
             " sign or a line break, or ends in a space: plan again with another path for the overlay, for example"
-            " with `overlay: {layout: proxmox}`; if the guest has been converted, restore it before that"
+            " with `overlay: {layout: proxmox}`; if the guest has been converted, restore it first"
         )
     elif drive.is_unused and volume.startswith("/"):
         yield (

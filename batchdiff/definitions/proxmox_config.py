@@ -49,7 +49,7 @@ class ConfigDrive(NamedTuple):
 
     @property
     def format(self) -> str:
-        """The image's format for Proxmox VE; empty if the option ``format`` contradicts a volume's name."""
+        """The format in which Proxmox VE opens the image; empty if ``format=`` contradicts a volume's name."""
         options = self.value.split(",")
         given = next((each.removeprefix(_FORMAT) for each in options if each.startswith(_FORMAT)), "")
         if self.volume.startswith("/"):
@@ -149,7 +149,7 @@ def _volume_in(part: str) -> str:
 def with_volume(drive: ConfigDrive, volume: str, image_format: str) -> str:
     """Return a drive's value with another volume or path, and the option ``format`` adapted.
 
-    Proxmox VE does not start a VM if ``format`` contradicts the volume.
+    Proxmox VE does not start a VM if ``format`` contradicts the volume's name.
     """
     parts = [_changed(part, volume, image_format) for part in drive.value.split(",")]
     # Proxmox VE treats an image that is given by path, without ``format``, as raw.

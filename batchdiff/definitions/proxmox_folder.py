@@ -1,4 +1,4 @@
-"""Read a Proxmox VE host from its folders or copies of them.
+"""Read the configuration of a Proxmox VE host from its folders, or from copies of them.
 
 ::
 
@@ -45,7 +45,7 @@ class ProxmoxHost(NamedTuple):
 def read_host(folder: str, storage_cfg: str | None) -> ProxmoxHost:
     """Return the host whose VM configurations are in a folder.
 
-    ``storage_cfg``: None to look beside the folder, then in it.
+    ``storage_cfg``: the path of ``storage.cfg``; None to look for it beside the folder, then in the folder.
 
     :raises UsageError: the folder cannot be used, or ``storage.cfg`` cannot be read.
     :raises DefinitionError: ``storage.cfg`` is not valid.
@@ -68,8 +68,10 @@ def read_host(folder: str, storage_cfg: str | None) -> ProxmoxHost:
             faults[vmid] = error
     if not configs:
         raise next(iter(faults.values()))
-    whether = "Whether that VM uses a guest is not known"
-    unread = {vmid: f"{fault.what}: {fault.why}. {whether}" for vmid, fault in faults.items()}
+    unread = {
+        vmid: f"{fault.what}: {fault.why}. Whether VM {vmid} uses a guest is not known"
+        for vmid, fault in faults.items()
+    }
     return ProxmoxHost(configs, parse_storages(_content(path), path), _containers_near(folder), unread)
 
 

@@ -55,7 +55,7 @@ def doubts(template: str, disks: Sequence[GuestDisk], host: ProxmoxHost) -> Iter
         if not each.allows_images:
             yield (
                 f"the storage {each.name} does not allow disk images, so Proxmox VE does not list the guests'"
-                " images: add `images` to its content types"
+                " images: add `images` to the content types of the storage"
             )
 
 

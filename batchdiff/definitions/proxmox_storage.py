@@ -49,7 +49,7 @@ class Storage(NamedTuple):
         return os.path.join(self.images, vmid, name)
 
     def place_of(self, path: str) -> VolumePlace | None:
-        """Return a volume's place by its absolute path; None if it is not a volume of this storage."""
+        """Return the place of the volume at an absolute path; None if no volume of this storage is there."""
         if self.kind == "btrfs" and path.endswith(_RAW):
             if not path.endswith(_OWN_FOLDER):
                 return None
@@ -125,7 +125,7 @@ def place_in(path: str, storages: Iterable[Storage], *, now: str = "") -> tuple[
 def volume_for(image: VmImage, storages: Iterable[Storage], *, now: str = "") -> str:
     """Return an image's name for a drive: its volume or, if that cannot be used, its path.
 
-    Proxmox VE uses a volume in the format at the end of its name. ``now``: as for :func:`place_in`.
+    Proxmox VE takes a volume's format from the end of its name. ``now``: as for :func:`place_in`.
     """
     found = place_in(image.path, storages, now=now)
     if found is None:
@@ -137,7 +137,10 @@ def volume_for(image: VmImage, storages: Iterable[Storage], *, now: str = "") ->
 
 
 def is_volume_of(volume: str, image: VmImage, storages: Iterable[Storage]) -> bool:
-    """Return whether a volume or absolute path is right for an image: a linked clone names its base."""
+    """Return whether a volume or absolute path is right for an image.
+
+    The volume of a linked clone must name the base.
+    """
     path = _path_of(volume, storages)
     if not path or os.path.realpath(path) != os.path.realpath(image.path):
         return False

@@ -320,7 +320,7 @@ def test_many_names_that_do_not_last_are_counted(tmp_path, dev, warnings):
     write_manifest(tmp_path, *items, template="{path: dev/sda, format: raw}")
     said = warnings()
     assert len(said) == 6
-    assert said[-1] == "warning: the manifest has such names for 3 more block devices"
+    assert said[-1] == "warning: the manifest lacks lasting names for 3 more block devices"
 
 
 def test_a_renumbered_template_has_not_changed_for_a_report(tmp_path, attach, template):

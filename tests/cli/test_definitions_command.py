@@ -96,7 +96,7 @@ def test_changed_copies_satisfy_libvirts_schema(planned):
     done = definitions(planned, "--xml", copy)
     assert "1 definition: 0 must change, 1 is right." in done.stdout
     done = definitions(planned, "--xml", definition(planned), "--write", "changed", expect=2)
-    assert "it already exists, and is never replaced" in done.stderr
+    assert "it already exists, and files are never replaced" in done.stderr
 
 
 def test_no_copy_before_the_overlay_is_published(planned):

@@ -74,7 +74,10 @@ def test_how_space_comes_back_from_quarantine(capsys):
 @pytest.mark.parametrize(
     ("used", "words"),
     [
-        (False, "2 originals, 7 MiB on disk, will be deleted, each only if QEMU finds its VM's disk identical:"),
+        (
+            False,
+            "2 originals, 7 MiB on disk, will be deleted, each only if QEMU finds it identical to its VM's disk:",
+        ),
         (
             True,
             "2 originals, 7 MiB on disk, will be deleted even if their VMs have run since the conversion (the"
@@ -171,7 +174,7 @@ def test_the_question_of_purge_promises_no_more_than_is_certain(monkeypatch, use
             "",
             "",
             "all changes in 1 guest since the conversion will be discarded, including all snapshots in its"
-            " overlay, which takes 0 B on disk; an overlay that cannot be read will be kept:|What remains: the"
+            " overlay (0 B on disk); an overlay that cannot be read will be kept:|What remains: the"
             " original, as it was before the conversion.",
         ),
         (
@@ -179,7 +182,7 @@ def test_the_question_of_purge_promises_no_more_than_is_certain(monkeypatch, use
             "c",
             "",
             "all changes in 2 guests since the conversion will be discarded, including all snapshots in their"
-            " overlays, which take 0 B on disk; an overlay that cannot be read will be kept:|What remains: the"
+            " overlays (0 B on disk); an overlay that cannot be read will be kept:|What remains: the"
             " originals, as they were before the conversion.",
         ),
         (
@@ -187,7 +190,7 @@ def test_the_question_of_purge_promises_no_more_than_is_certain(monkeypatch, use
             "",
             "a",
             "all changes in 1 guest since the conversion will be discarded, including all snapshots in its"
-            " overlay, which takes 0 B on disk; an overlay that cannot be read will be kept:|What remains: the"
+            " overlay (0 B on disk); an overlay that cannot be read will be kept:|What remains: the"
             " full image at the guest's path.",
         ),
         (
@@ -195,7 +198,7 @@ def test_the_question_of_purge_promises_no_more_than_is_certain(monkeypatch, use
             "c",
             "b",
             "all changes in 2 guests since the conversion will be discarded, including all snapshots in their"
-            " overlays, which take 0 B on disk; an overlay that cannot be read will be kept:|What remains: the"
+            " overlays (0 B on disk); an overlay that cannot be read will be kept:|What remains: the"
             " full images at the guests' paths.",
         ),
     ],

@@ -287,7 +287,7 @@ def test_doubts_about_the_storage():
     for disk in (CONVERTED, GuestDisk("web", RAW, None, BOTH)):
         assert list(doubts("/t.img", [disk], host)) == [
             "the storage local does not allow disk images, so Proxmox VE does not list the guests' images: add"
-            " `images` to its content types"
+            " `images` to the content types of the storage"
         ]
 
 
@@ -314,7 +314,7 @@ def test_a_configuration_that_cannot_be_read(tmp_path, content):
     (found,) = doubts("/t.img", [], host)
     cause = "it is not a VM configuration" if content else f"{folder}/102.conf is a folder"
     assert found.startswith(f"cannot {'use' if content else 'read'} {folder}/102.conf: {cause}")
-    assert found.endswith(". Whether that VM uses a guest is not known")
+    assert found.endswith(". Whether VM 102 uses a guest is not known")
 
 
 def test_the_files_of_a_host(tmp_path):

@@ -71,8 +71,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 def define_guests(console: Console, arguments: argparse.Namespace, disks: Sequence[GuestDisk]) -> int:
     """Change the definitions in libvirt that must change for the given disks, and return the exit code.
 
-    ``arguments``: with the plan's path and the connection. A definition that cannot be changed does not stop the
-    others.
+    ``arguments``: with the plan's path and the connection. If one definition cannot be changed, the others are
+    changed anyway.
 
     :raises DefinitionError, ProgramError: the definitions in libvirt cannot be read.
     """
@@ -130,7 +130,7 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.xml and arguments.connect:
         raise UsageError(
             "cannot use --connect with --xml",
-            why="--connect is for the definitions of libvirt",
+            why="--connect is for definitions that libvirt provides, not for files",
             remedy="Leave out one of the two.",
         )
     if arguments.xml and (arguments.define or arguments.undo):
@@ -168,7 +168,7 @@ def _from_files(paths: Sequence[str]) -> tuple[list[Domain], list[Pool]]:
 
 
 def _write(console: Console, folder: str, changes: Sequence[DomainChange] | Sequence[VmChange]) -> int:
-    """Write changed copies, except of definitions that must wait: their VMs would find no disk."""
+    """Write changed copies, except of definitions that must not change yet."""
     for change in changes:
         if change.is_right or change.waiting:
             continue
@@ -181,7 +181,7 @@ def _write(console: Console, folder: str, changes: Sequence[DomainChange] | Sequ
             why = reason(error)
             if isinstance(error, FileExistsError):
                 exists = os.path.lexists(path)
-                why = "it already exists, and is never replaced" if exists else f"{folder} is not a folder"
+                why = "it already exists, and files are never replaced" if exists else f"{folder} is not a folder"
             raise UsageError(f"cannot write {path}", why=why, remedy="Name another folder.") from error
         console.say(f"written: {path}")
     left_out = [change for change in changes if change.waiting and not change.is_right]

@@ -1,4 +1,4 @@
-"""``batchdiff discover``: find which images are copies of which, and write manifests."""
+"""``batchdiff discover``: find out which images are copies of which, and write manifests."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
                 remedy="Name the image that is the template.",
             )
     templates = [image_path(path) for path in arguments.templates]
-    # Templates first: of a file with several names, the one given as the template counts.
+    # Templates first: if a file has several names, the one given as the template counts.
     search = find_files([*arguments.templates, *arguments.paths], _of_libvirt(console, arguments))
     if not search.files and not search.exclusions:
         raise _no_image(arguments, search.ignored)

@@ -83,7 +83,7 @@ def _check_output(path: str) -> None:
         raise UsageError(f"{path} exists and is not a plan", remedy=ELSEWHERE)
     if not head and not (os.path.isfile(path) and not os.path.islink(path)):
         raise UsageError(f"{path} is not a regular file", remedy=ELSEWHERE)
-    # In a folder with the sticky bit, a new file can be created even though this one cannot be replaced.
+    # In a folder with the sticky bit, a new file can be created even if this one cannot be replaced.
     if (against := obstacle(Deed.DELETE, path)) is not None:
         raise UsageError(f"cannot replace {path}", why=against.why, remedy=f"{against.remedy} {ELSEWHERE}".strip())
 

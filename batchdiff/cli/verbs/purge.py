@@ -100,7 +100,7 @@ def _question(
             " the conversion cannot be restored afterwards)"
         )
     else:
-        condition = f"{'' if one else ', each'} only if QEMU finds its VM's disk identical"
+        condition = f"{'' if one else ', each'} only if QEMU finds it identical to its VM's disk"
     return deletion(
         originals,
         condition=condition,

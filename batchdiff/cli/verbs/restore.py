@@ -66,7 +66,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         return code
     report_space(console, space, outcomes)
     if arguments.define:
-        # Not only those restored now: an earlier restore may have left a running domain's definition unchanged.
+        # Not only the guests restored now: an earlier restore may have left a running domain's definition
+        # unchanged.
         now = history_of(console, arguments, plan, path_map)
         defined = define_guests(console, arguments, _with_full_images(plan, now, options.guests))
         return code or defined
@@ -98,7 +99,7 @@ def _ask(
         lines = [f"{guest.name}: {_way_back(guest.overlay_path, guest.source.path)}" for guest, _ in found]
         question = Question(
             f"all {len(found)} guests will be restored, and their overlays ({_size_of_overlays(found)} on disk)"
-            " deleted (their VMs must be shut down):",
+            " will be deleted; their VMs must be shut down:",
             lines,
             "`--guest NAME` restores a single guest.",
             "What remains: full images with what the VMs see now.",
@@ -138,8 +139,8 @@ def _about_discarding(back: list[GuestWithState], there: Mapping[str, OnDisk], l
     one = len(back) == 1
     return Question(
         f"all changes in {count_of(len(back), 'guest')} since the conversion will be discarded, including all"
-        f" snapshots in {'its overlay, which takes' if one else 'their overlays, which take'}"
-        f" {_size_of_overlays(back)} on disk; an overlay that cannot be read will be kept:",
+        f" snapshots in {'its overlay' if one else 'their overlays'}"
+        f" ({_size_of_overlays(back)} on disk); an overlay that cannot be read will be kept:",
         lines,
         f"Leave out `--discard-changes` to keep what the {'VM has' if one else 'VMs have'} written.",
         f"What remains: {_what_remains(back, there)}.",

@@ -54,7 +54,7 @@ def _warn_of_faults(console: Console, found: list[Finding]) -> None:
 def _write_metrics(
     console: Console, arguments: argparse.Namespace, found: list[Finding], *, success: bool
 ) -> None:
-    """Keep the exit code of a problem that verify found, even if the metrics cannot be written."""
+    """Write the metrics; if that fails, keep the exit code of any problem that verify found."""
     try:
         write_textfile(arguments.textfile, arguments.plan, "verify", verify_metrics(found, success=success))
     except UsageError as error:
