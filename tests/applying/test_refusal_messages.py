@@ -361,7 +361,7 @@ MESSAGES = {
     template_changed: (
         "the plan is stale, because the content of the template {0}/template.img changed: {0}/template.img: "
         "another file is in its place; its digest differs from the planned one. Shut down any VM or program that "
-        "writes to it, then plan again."
+        "writes to the image, then plan again."
     ),
     template_changed_later: (
         "the content of the template {0}/template.img changed after overlays were created on it: "
@@ -369,7 +369,7 @@ MESSAGES = {
         "overlay of vm is damaged; do not start a VM on it. This original is intact, as before the conversion: "
         "{0}/vm.img. "
         "`batchdiff restore PLAN --guest vm --discard-changes` goes back to it, and discards what"
-        " the VM has written since. To keep that, the template is needed. Bring the "
+        " the VM has written since. To keep what was written, you need the template. Bring the "
         "template back from a backup, then run the same command again."
     ),
     sidecar_damaged: (
