@@ -29,7 +29,7 @@ _BEGINNING = b'{"time": "'
 
 
 _RECOVERED = "What the template's sidecar and the files show about the guests will then be recovered."
-_MOVE_AWAY = f"Move it away, {AGAIN} {_RECOVERED}"
+_MOVE_AWAY = f"Move the journal away, {AGAIN} {_RECOVERED}"
 
 
 class Journal:
