@@ -13,7 +13,7 @@ _INTERRUPTED = 130
 """``errors.EXIT_INTERRUPTED``, whose import Ctrl-C could interrupt."""
 
 _OBJECTS_BETWEEN_COLLECTIONS = 100_000
-"""Python 3.11's default, 700, cost 4% of the start-up time of ``plan``. Later objects form few cycles."""
+"""Python 3.11's default, 700, cost 4% of the start-up time of ``plan``. Objects made later form few cycles."""
 
 
 def main() -> NoReturn:
@@ -48,7 +48,10 @@ def _take_names_for_utf8() -> None:
 
 
 def _occupy_standard_descriptors() -> None:
-    """Open /dev/null for closed standard descriptors: an overlay opened later could get a library's output."""
+    """Open /dev/null for closed standard descriptors.
+
+    Otherwise, an overlay that is opened later could get one of their numbers, and with it a library's output.
+    """
     for number in range(3):
         try:
             os.fstat(number)

@@ -4,7 +4,7 @@
 
     requested with --jobs
       |  memory             one qemu-img for each guest
-      |  open files         for each: both chains twice, and a program's files
+      |  open files         for each guest: both chains twice, and a program's files
       |  disk space         the overlays beside their originals (apply only)
       v
     at least one
@@ -30,7 +30,7 @@ _OURS = 8
 """Files open besides those of guests."""
 
 _OF_A_PROGRAM = 4
-"""Two for the pipe from a qemu-img, and two to confine it."""
+"""Two for the pipe from qemu-img, and two to confine qemu-img."""
 
 
 def at_once(jobs: int, guests: Iterable[GuestToConvert], template: ImageSource) -> int:
@@ -42,6 +42,6 @@ def at_once(jobs: int, guests: Iterable[GuestToConvert], template: ImageSource) 
 
 
 def _files(guest: GuestToConvert, template: ImageSource) -> int:
-    """Count the files of a guest: both images may be held, and opened to be compared."""
+    """Count the files open for a guest. Both chains count twice: once to hold them, and once to compare them."""
     overlay = 1 + (guest.options.data_file is not None) + len(template.files)
     return 2 * (len(guest.source.files) + overlay) + _OF_A_PROGRAM

@@ -37,7 +37,7 @@ from batchdiff.qemu.secrets import secrets_of
 
 
 def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]:
-    """Yield the outcomes to expect of restore.
+    """Yield the outcomes to expect from restore.
 
     :raises BatchdiffError: as for :func:`batchdiff.applying.undo.restore`.
     """
@@ -84,7 +84,7 @@ def _how_restored(guest: GuestToConvert, task: SwapTask, *, discarding: bool) ->
 
 
 def dry_run_purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
-    """Yield the outcomes to expect of purge.
+    """Yield the outcomes to expect from purge.
 
     :raises BatchdiffError: as for :func:`batchdiff.applying.undo.purge`.
     """
@@ -138,7 +138,7 @@ def _dry_run(
 
 
 def _tried(task: SwapTask, run: Run) -> SwapTask:
-    """Return the task of a real run: ``task``, or the one for images that differ."""
+    """Return the task that a real run would carry out: ``task``, or the one for images that differ."""
     outgoing, ready = OutgoingFile(task, run), task.incoming.ready
     try:
         if ready is not None or task.incoming.present is None:

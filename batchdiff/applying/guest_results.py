@@ -90,7 +90,7 @@ def _original_now(guest: GuestToConvert, state: GuestState) -> Original:
 
 
 def _measured(outcome: GuestOutcome, guest: GuestToConvert) -> GuestOutcome:
-    # The data file may be gone: the VM's owner may have copied both into a single file.
+    # The data file may be gone: the VM's owner may have copied it and the overlay into a single file.
     data_file = guest.options.data_file
     paths = [guest.overlay_path, *([data_file] if data_file and os.path.exists(data_file) else [])]
     taken = [_taken(path) for path in paths]
@@ -148,7 +148,7 @@ _VM_HAS_RUN = "its VM has run on the overlay since the conversion"
 
 
 def kept_outcome(guest: GuestToConvert, error: DifferenceError, state: GuestState) -> GuestOutcome:
-    """Return the outcome of a guest whose original was not found identical to the VM's disk."""
+    """Return the outcome of a guest whose original was not found to be identical to the VM's disk."""
     used = overlay_was_written(guest, state)
     what_next = f"To delete the original anyway: {command('purge', guest.name, '--used')}."
     if changes := changes_aside(guest):

@@ -34,9 +34,9 @@ def check_health(  # noqa: PLR0913  # options by keyword
     """Yield findings for the template and for each chosen guest that is converted or shares blocks.
 
     The template is not checked if the chosen guests only share blocks. ``names``: None for all guests.
-    ``jobs``: the most overlays to check at once.
+    ``jobs``: the maximum number of overlays to check at once.
 
-    :raises UsageError: the plan has no guest of that name.
+    :raises UsageError: the plan has no guest with one of the names.
     :raises ProgramError: qemu-img is missing.
     :raises StopError: a stop was requested.
     """

@@ -350,8 +350,8 @@ MESSAGES = {
         " is reserved for the plan's journal: move the file away, then run the same command again."
     ),
     damaged_journal: (
-        "{0}/fleet.plan.json.journal is damaged: line 9 is not a batchdiff record. Move it "
-        "away, then run the same command again. What the template's sidecar and the files show about the "
+        "{0}/fleet.plan.json.journal is damaged: line 9 is not a batchdiff record. Move the "
+        "journal away, then run the same command again. What the template's sidecar and the files show about the "
         "guests will then be recovered."
     ),
     two_at_once: (
@@ -361,7 +361,7 @@ MESSAGES = {
     template_changed: (
         "the plan is stale, because the content of the template {0}/template.img changed: {0}/template.img: "
         "another file is in its place; its digest differs from the planned one. Shut down any VM or program that "
-        "writes to it, then plan again."
+        "writes to the image, then plan again."
     ),
     template_changed_later: (
         "the content of the template {0}/template.img changed after overlays were created on it: "
@@ -369,7 +369,7 @@ MESSAGES = {
         "overlay of vm is damaged; do not start a VM on it. This original is intact, as before the conversion: "
         "{0}/vm.img. "
         "`batchdiff restore PLAN --guest vm --discard-changes` goes back to it, and discards what"
-        " the VM has written since. To keep that, the template is needed. Bring the "
+        " the VM has written since. To keep what was written, you need the template. Bring the "
         "template back from a backup, then run the same command again."
     ),
     sidecar_damaged: (
@@ -379,8 +379,7 @@ MESSAGES = {
     ),
     guest_changed: (
         "the plan is stale: {0}/vm.img: its modification time changed (mtime). Shut down any VM or program"
-        " that writes "
-        "to it, then plan again."
+        " that writes to the image, then plan again."
     ),
     quarantined_by_another: (
         "another file is at {0}/vm.img: the original that was planned is in quarantine as "
@@ -485,7 +484,7 @@ def test_too_little_space_for_a_rebuilt_image(tmp_path, monkeypatch):
     monkeypatch.setattr(space, "free_bytes", lambda _: 1024)
     assert re.fullmatch(
         f"there is not enough space on the filesystem of {tmp_path} to rebuild vm: up to [0-9.]+ MiB is needed,"
-        r" but only 1 KiB is free\. Make room, then run the same command again; `--guest` restores one guest at"
-        r" a time\.",
+        r" but only 1 KiB is free\. Make room, then run the same command again; with `--guest`, it restores only"
+        r" the guests that you name\.",
         message(stage.restore),
     )

@@ -34,7 +34,7 @@ class FreeSpace:
 
     @classmethod
     def of(cls, plan: Plan) -> FreeSpace:
-        """Measure the filesystems of guests and overlays; those that cannot be queried are missing."""
+        """Measure the filesystems of guests and overlays; leave out any filesystem that cannot be queried."""
         folders: dict[int | bytes, str] = {}
         on_devices = {guest.source.path for guest in plan.to_convert if guest.is_on_device}
         for guest in (*plan.to_convert, *plan.to_share):
@@ -83,7 +83,7 @@ class FreeSpace:
 
 
 def _filesystem(folder: str) -> int | bytes:
-    """Return an identifier that all subvolumes of a btrfs have in common."""
+    """Return an identifier of a folder's filesystem: on btrfs, the same one for all subvolumes."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return filesystem_uuid(fd) or os.fstat(fd).st_dev
@@ -103,9 +103,9 @@ def _is_near(grown: int, expected: int | None) -> bool:
 def _sync(folder: str, *, always: bool) -> None:
     """Sync a folder's filesystem if it is btrfs, or if ``always`` is set.
 
-    btrfs frees the blocks of a deleted file with the next sync; XFS, in a thread that each query of free space
-    wakes up. The kernel keeps a deleted file for some milliseconds after a program that compared it under
-    Landlock has ended.
+    btrfs frees the blocks of a deleted file with the next sync; XFS frees them in a thread that each query of
+    free space wakes up. The kernel keeps a deleted file for some milliseconds after a program that compared it
+    under Landlock has ended.
     """
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

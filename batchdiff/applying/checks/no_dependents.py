@@ -1,6 +1,6 @@
 """Refuse to move or delete a file that another image depends on.
 
-Locks do not show that: a VM holds them only while it runs.
+Locks do not reveal such an image: a VM holds them only while it runs.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ def require_no_dependents(
 ) -> None:
     """Make sure that no other image depends on the file at ``path``.
 
-    ``former``: names that the file had a moment ago. ``but``: the paths of images that may depend on it.
-    ``identifier``: an identifier in the file, by which other images may name it. ``lasting``: the file's path
-    after the error, if different.
+    ``former``: names that the file had a moment ago. ``but``: the paths of images that are allowed to
+    depend on it. ``identifier``: an identifier in the file, which other images may use to name it.
+    ``lasting``: the path that the file has after the error, if different.
 
-    :raises GuestError: an image depends on the file, or may.
+    :raises GuestError: an image depends on the file, or perhaps does.
     """
     found = dependents.on(path, former=former, identifier=identifier, but=but)
     if found.doubtful and not found.paths:

@@ -1,4 +1,4 @@
-"""Losses with deleted images, and differences between rebuilt images and originals."""
+"""What is lost when images are deleted, and how rebuilt images differ from their originals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LossesAllowed: TypeAlias = frozenset[Loss]
 
 
 def counted_losses(overlay: ImageSource) -> dict[Loss, str]:
-    """Return the numbers of an overlay's internal snapshots and persistent bitmaps in words.
+    """Describe an overlay's internal snapshots and persistent bitmaps, such as ``2 internal snapshots``.
 
     :raises ImageError: the overlay cannot be opened.
     """
@@ -55,7 +55,7 @@ def check_losses(guest: str, overlay: ImageSource, allowed: LossesAllowed) -> No
 
 
 def lost_with_originals(guests: Iterable[GuestToConvert]) -> dict[str, list[str]]:
-    """Return the names of guests by their losses, in words, if originals are deleted."""
+    """Return what deleting originals would lose, in words, each with the names of the guests concerned."""
     found: dict[str, list[str]] = {}
     for guest in guests:
         losses = guest.losses
@@ -68,7 +68,7 @@ def lost_with_originals(guests: Iterable[GuestToConvert]) -> dict[str, list[str]
 
 
 def decrypted_by_rebuilding(guests: Iterable[GuestToConvert]) -> list[str]:
-    """Return the names of guests whose encrypted overlays will be rebuilt unencrypted."""
+    """Return the names of guests whose overlays are encrypted, but whose rebuilt images would not be."""
     return [each.name for each in guests if each.options.encryption and each.source.secret_file is None]
 
 

@@ -1,4 +1,4 @@
-"""Make sure that there is room for overlays or a rebuilt image before it is written."""
+"""Make sure that there is enough space before overlays or a rebuilt image are written."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _CLUSTERS = {
     ImageFormat.VHDX: MIB,
     ImageFormat.PARALLELS: MIB,
 }
-"""The most bytes that one byte of data takes if QEMU writes it. XFS fills holes in a VHD's blocks."""
+"""The maximum bytes on disk for a byte that QEMU writes. In a VHD, that is a whole block: XFS fills its holes."""
 
 _LUKS_HEADER = 2 * MIB
 """An upper bound for QEMU's header: eight key slots, a key of 64 bytes."""
@@ -52,7 +52,10 @@ _FICLONERANGE, _TRIAL = 0x4020940D, 64 * KIB
 
 @frozen
 class Room:
-    """The number of guests with space at once, and a folder whose filesystem limits it; empty if none does."""
+    """The number of guests for which there is space at once.
+
+    ``scarce_in``: a folder whose filesystem limits this number; empty if none does.
+    """
 
     jobs: int
     scarce_in: str = ""
@@ -68,10 +71,10 @@ def check_space(
 ) -> Room:
     """Return how many guests, at most ``jobs``, have space for their overlays at once.
 
-    ``protected``: a template to write-protect, which copies it on some filesystems.
+    ``protected``: a template that will be write-protected; on some filesystems, this copies it.
     ``unfinished``: by guest, the files of an interrupted apply, whose space can be reused.
 
-    :raises GuestError: one guest at a time may not have enough space.
+    :raises GuestError: there may not be enough space even for one guest at a time.
     """
     room = Room(jobs)
     by_device: dict[int, list[GuestToConvert]] = {}
@@ -86,7 +89,7 @@ def check_space(
         copied = 0
         if protected is not None and _device(os.path.dirname(protected.path)) == device:
             copied = protecting(protected).size
-        # With fewer guests in progress, fewer overlays exist beside originals to be deleted.
+        # With fewer guests in progress, fewer overlays exist beside originals that are yet to be deleted.
         while (needed := peak_extra_bytes(savings, retire, at_once=room.jobs) + copied) > free:
             fewer = min(room.jobs, len(savings)) - 1
             if not fewer:
@@ -151,7 +154,8 @@ def check_space_for_image(image: Image, folder: str, guest: str, new: ImageSourc
         raise SpaceError(
             f"there is not enough space on the filesystem of {folder} to rebuild {guest}",
             why=f"up to {format_size(needed)} is needed, but only {format_size(free)} is free",
-            remedy="Make room, then run the same command again; `--guest` restores one guest at a time.",
+            remedy="Make room, then run the same command again; with `--guest`, it restores only the guests"
+            " that you name.",
         )
 
 
@@ -200,7 +204,7 @@ def _taken(segments: list[Segment], unit: int) -> int:
 
 
 def _shared(image: Image, segments: list[Segment]) -> int:
-    """Count bytes that will be shared: on btrfs, which keeps extents whole, only those shared already."""
+    """Count bytes that will be shared: on btrfs, which keeps extents whole, only those that are shared already."""
     whole = [each for each in segments if is_btrfs(image.layers[each.layer].fd)]
     kept = sum(place.end - place.start for place in shared_extents(image, whole))
     return _length(segments) - _length(whole) + kept

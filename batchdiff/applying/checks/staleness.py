@@ -4,7 +4,8 @@
 
     what has changed                      what follows
     nothing, except by batchdiff itself   -> accepted
-    only its ctime: mode, owner, name     -> accepted if every byte will be compared anyway
+    only its ctime, as after a change     -> accepted if every byte will be compared anyway
+    of mode, owner or name
     anything else                         -> the plan is stale
 """
 
@@ -19,11 +20,11 @@ from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.image import Image
 from batchdiff.plan.plan import PlannedImage
 
-PLAN_AGAIN = "Shut down any VM or program that writes to it, then plan again."
+PLAN_AGAIN = "Shut down any VM or program that writes to the image, then plan again."
 
 
 def with_accepted(record: PlannedImage, template: Image) -> PlannedImage:
-    """Return a guest's record with present fingerprints of the template's files in its chain.
+    """Return a guest's record, with the present fingerprints of any files of the template in its chain.
 
     The template may have lost its write permission, or come back from a backup.
     """
@@ -41,9 +42,9 @@ def changes_since_planned(image: Image, record: PlannedImage, history: History) 
 def without_own_changes(
     planned: tuple[Fingerprint, ...], now: tuple[Fingerprint, ...], history: History
 ) -> tuple[Fingerprint, ...]:
-    """Replace, in ``now``, fingerprints of files that only batchdiff has changed by the planned ones.
+    """Return ``now``, but with the planned fingerprint of each file that only batchdiff has changed.
 
-    If the number of files has changed, return ``now``.
+    If the number of files has changed, return ``now`` as it is.
     """
     if len(planned) != len(now):
         return now

@@ -1,4 +1,4 @@
-"""Compare the content of two images, in one of three modes; apply deletes originals only after the first.
+"""Compare the content of two images, in one of three modes; apply deletes originals only after ``full``.
 
 ::
 

@@ -32,7 +32,7 @@ def commands_for(plan: str, maps: list[str]) -> Iterator[None]:
 def commands(verb: str, guests: list[str], *options: str) -> str:
     """Return a command for these guests, in backquotes; for the whole plan if there are none, or too many.
 
-    A command that discards something names all of them: it must not affect any other guest.
+    A command that discards something always names the guests: it must not affect any other guest.
     """
     discards = not _DISCARDING.isdisjoint(options)
     named = guests if discards or len(guests) <= _MOST_NAMED else []

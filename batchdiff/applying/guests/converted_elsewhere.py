@@ -1,4 +1,4 @@
-"""Refer restore and purge to the earlier plans that converted guests."""
+"""Name the earlier plans that converted guests, so that restore or purge can be run with those plans."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@
 
     web01.qcow2 -> web01.data.raw     its own
     web02.qcow2 -> web01.data.raw     another guest's: the VM of web02 would write to the disk of web01
-    web03.qcow2 -> moved.raw          a file that the operator has chosen since
+    web03.qcow2 -> moved.raw          a file that the operator has chosen since the conversion
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def require_lasting(path: str) -> None:
 
 
 def require_examinable(path: str) -> None:
-    """Refuse to take a file that cannot be examined for a missing one.
+    """Refuse a file that cannot be examined: it must not be taken for a missing one.
 
     :raises ImageError: it cannot be examined.
     """

@@ -13,7 +13,7 @@ from batchdiff.plan.plan import GuestToConvert, PlannedImage
 def why_not_again(guests: list[GuestToConvert], template: PlannedImage) -> dict[str, str]:
     """Return the explanations by guest name.
 
-    Guests in the same situation have the same one, so that a report can list them together.
+    Guests in the same situation get the same explanation, so that a report can list them together.
     """
     whole = [guest.name for guest in guests if _is_as_planned(guest, template)]
     name, it = (whole[0], "it") if len(whole) == 1 else ("NAME", "the guest of that name")

@@ -1,7 +1,7 @@
 """Find where the files of a guest are now.
 
-Only a fingerprint proves that a file is the recorded one: an administrator may copy, move or replace files. Other
-files may count by their names.
+Only a fingerprint proves that a file is the recorded one: an administrator may copy, move or replace files. Some
+other files count because of their names.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KnownPart: TypeAlias = tuple[str, Fingerprint]
 
 @frozen
 class Found:
-    """A file that was found. ``proven``: as recorded, with its parts, as far as fingerprints show."""
+    """A file that was found. ``proven``: it and its parts are as recorded, as far as fingerprints show."""
 
     path: str
     now: Fingerprint
@@ -53,7 +53,7 @@ def find_overlay(guest: GuestToConvert, state: GuestState | None) -> Found | Non
             continue
         proven = known is not None and known.is_unwritten(now) and not _data_was_written(guest, state)
         # Until a publication is recorded, only the verified file can be the overlay: any other file belongs to the
-        # operator. If apply died before it recorded the publication, a VM may have written to that file since.
+        # operator. If apply died before it recorded the publication, a VM may have written to the verified file.
         if proven or published or (known is not None and known.is_same_file(now)):
             found.append(Found(path, now, proven))
     if len(found) > 1:
@@ -73,7 +73,7 @@ def _has_made_way(guest: GuestToConvert, state: GuestState | None) -> bool:
 
 
 def _data_was_written(guest: GuestToConvert, state: GuestState | None) -> bool:
-    """Return whether a data file is not as recorded, which the overlay need not show."""
+    """Return whether a data file is not as recorded; the overlay's own file need not show that."""
     path, known = guest.options.data_file, None if state is None else state.data_file
     return path is not None and (known is None or known.was_written_to(fingerprint_at(path) or NO_FILE))
 
@@ -81,7 +81,8 @@ def _data_was_written(guest: GuestToConvert, state: GuestState | None) -> bool:
 def find_original(guest: GuestToConvert, state: GuestState | None) -> Found | None:
     """Return a guest's original, under its present name.
 
-    Only batchdiff uses the name in quarantine, so any regular file there counts, unless the original was deleted.
+    Only batchdiff uses the quarantine name, so any regular file of that name counts, unless the original was
+    deleted.
 
     :raises GuestError: either of two files could be it.
     :raises ImageError: it was not deleted, but cannot be examined.
@@ -106,7 +107,7 @@ def find_original(guest: GuestToConvert, state: GuestState | None) -> Found | No
 
 
 def is_of_later_plan(guest: GuestToConvert, state: GuestState | None) -> bool:
-    """Return whether any file in quarantine is a later plan's original, such as an overlay that it replaced."""
+    """Return whether a file in quarantine, if any, is a later plan's original, such as this plan's overlay."""
     aside = find_original_aside(guest)
     return state is not None and state.fate is Fate.DELETED and not (aside is not None and aside.proven)
 
@@ -180,7 +181,7 @@ def overlay_was_written(guest: GuestToConvert, state: GuestState) -> bool:
 
 
 def rebuilt_is_in_place(guest: GuestToConvert, state: GuestState | None) -> bool:
-    """Return whether an unwritten image from restore, other than the planned one, is at the guest's path."""
+    """Return whether the file at the guest's path is a rebuilt image that has not been written to."""
     now = fingerprint_at(guest.source.path)
     return now is not None and _is_rebuilt(now, state) and not _is_original(guest, now)
 

@@ -2,12 +2,12 @@
 
 ::
 
-    overlay there, the sidecar names this plan for it          -> it was published
-    the original, as planned, in quarantine or set aside       -> it was published, even if the overlay is gone
-    neither there, the sidecar names this plan for the overlay -> it was published, and both are missing now
+    overlay there, the sidecar names this plan for it          -> the overlay was published
+    the original, as planned, in quarantine or set aside       -> the overlay was published, even if it is gone
+    neither there, the sidecar names this plan for the overlay -> the overlay was published; both are missing now
     the original, as planned, in quarantine, another file
     under its own name; no overlay, and no record of it in
-    the sidecar                                                -> it was restored; an older original is left
+    the sidecar                                                -> the guest was restored; an older original is left
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def _state(guest: GuestToConvert, origin: OverlayOrigin | None, plan: Plan) -> G
 def _is_replaced(guest: GuestToConvert, original: Found) -> bool:
     """Return whether a rebuilt image may have taken the name of an original in quarantine.
 
-    Call this only if the sidecar does not name the overlay: restore removes that entry before it ends. Otherwise,
-    the original may be all that is left.
+    Call this only if the sidecar does not name the overlay: restore removes the sidecar's entry before it ends.
+    While there is an entry, the original may be all that is left.
     """
     names = original_names(guest.source.path)
     return original.path == names.quarantine and fingerprint_at(names.own) is not None

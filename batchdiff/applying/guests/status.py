@@ -28,7 +28,7 @@ class TemplateIs(enum.Enum):
 
 
 class Written(enum.Flag):
-    """The images of a guest whose files are not as recorded, by size or mtime."""
+    """Which images of a guest are not as recorded, by the size or mtime of their files."""
 
     NONE = 0
     OVERLAY = enum.auto()
@@ -37,7 +37,7 @@ class Written(enum.Flag):
 
 @frozen
 class OnDisk:
-    """The files of a guest. ``doubt``: what to do if they are uncertain, and why.
+    """The files of a guest. ``doubt``: what to do, and why, if it is uncertain which they are.
 
     ``parts``: the other files left of an original that batchdiff has begun to delete. ``dependents``: those of a
     kept original, in words. After a restore, ``original`` is the older original or the guest's own image;
@@ -163,7 +163,7 @@ def _by_step(guest: GuestToConvert, known: GuestState, there: OnDisk | None, ret
         case Step.VERIFIED | Step.PUBLISHED | Step.RETIRING if known.published:
             return _kept(there, how) if there is None or there.original else _removed(there)
         case Step.RETIRED | Step.PURGED if there is not None and there.original == guest.source.path:
-            return _kept(there, how)  # the operator has given it its name back
+            return _kept(there, how)  # the operator has given the original its name back
         case Step.RETIRED if known.fate is Fate.QUARANTINED and (there is None or there.original):
             return _quarantined(there)
         case Step.RETIRED if known.fate is Fate.QUARANTINED:

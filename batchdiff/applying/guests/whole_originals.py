@@ -15,7 +15,7 @@ from batchdiff.units import few
 
 
 def whole_originals(guests: Iterable[GuestToConvert], history: History) -> str:
-    """Return sentences that name originals to go back to, and the way; empty if there are none."""
+    """Return sentences that name originals to go back to, and say how; empty if there are none."""
     found: dict[str, str] = {}
     devices: list[str] = []
     for guest in guests:
@@ -65,7 +65,7 @@ def _is_whole(original: Found, guest: GuestToConvert) -> bool:
 def originals_first(
     error: BatchdiffError, guests: Sequence[GuestToConvert], plan: Plan, history: History
 ) -> BatchdiffError:
-    """Return an error like this one about the template, with any originals to go back to in its remedy.
+    """Return this error about the template, with a remedy that also names any originals to go back to.
 
     Originals with the template in their own chains are left out: they cannot be read without it.
     """
@@ -75,16 +75,16 @@ def originals_first(
     remedy = error.remedy
     if whole and whole not in remedy:
         # The error's own remedy calls the template "it", so a sentence that names the template comes first.
-        otherwise = f"To keep that, the template is needed. {remedy}" if remedy else ""
+        otherwise = f"To keep what was written, you need the template. {remedy}" if remedy else ""
         remedy = f"{whole} {otherwise}".strip()
     return type(error)(error.what, why=error.why, remedy=remedy)
 
 
 def original_too(error: BatchdiffError, guest: GuestToConvert, history: History) -> BatchdiffError:
-    """Return an error like this one about an overlay, with any original to go back to in its remedy.
+    """Return this error about an overlay, with a remedy that also names any original to go back to.
 
-    The error's own remedy comes first: it may bring back the overlay, which contains what its VM has written. None
-    is named if the error is about the original: a fingerprint does not show whether a file can be read.
+    The error's own remedy comes first: it may bring back the overlay, which contains what its VM has written. No
+    original is named if the error is about the original: a fingerprint does not show whether a file can be read.
     """
     if is_about_original(error, guest):
         return error
@@ -105,7 +105,7 @@ def is_about_original(error: BatchdiffError, guest: GuestToConvert) -> bool:
 
 @contextmanager
 def template_needed(plan: Plan, history: History) -> Iterator[None]:
-    """Name any originals to go back to in an ImageError or PlanError that the block raises.
+    """If the block raises an ImageError or PlanError, name any originals to go back to.
 
     The block must work only on the template.
 

@@ -29,7 +29,7 @@ _BEGINNING = b'{"time": "'
 
 
 _RECOVERED = "What the template's sidecar and the files show about the guests will then be recovered."
-_MOVE_AWAY = f"Move it away, {AGAIN} {_RECOVERED}"
+_MOVE_AWAY = f"Move the journal away, {AGAIN} {_RECOVERED}"
 
 
 class Journal:
@@ -75,7 +75,7 @@ class Journal:
                     self._start_again()
                     return False
                 self.history.take_in(record)
-            # Otherwise, the next record would be appended to a line that a crash cut short.
+            # A crash cut the last line short: without this, the next record would be appended to it.
             if len(whole) < len(data):
                 os.ftruncate(self._fd, len(whole))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -197,7 +197,7 @@ def read_history(plan_path: str, checksum: str) -> History:
 
 
 def _content(fd: int, path: str) -> bytes:
-    """Read the whole journal: a rest that was not read would be removed like half a line."""
+    """Read the whole journal: lines that were not read would be removed as if they were half a line."""
     info = os.fstat(fd)
     if not stat.S_ISREG(info.st_mode):
         raise _unusable(path, "it is not a regular file")

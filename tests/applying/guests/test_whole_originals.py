@@ -44,7 +44,7 @@ def test_the_advice_about_a_template_says_what_it_is_about(stage, remedy):
     """After a sentence about the original, "it" alone would be the original."""
     error = originals_first(ImageError("t", remedy=remedy), [stage.guest()], stage.plan, stage.history)
     whole = WHOLE.format(stage.original())
-    assert error.remedy == f"{whole} To keep that, the template is needed. {remedy}"
+    assert error.remedy == f"{whole} To keep what was written, you need the template. {remedy}"
     assert originals_first(error, [stage.guest()], stage.plan, stage.history).remedy == error.remedy
     without = originals_first(ImageError("t"), [stage.guest()], stage.plan, stage.history)
     assert without.remedy == whole

@@ -444,8 +444,8 @@ def test_who_was_given_back():
 
 
 AWAY = (
-    " Move it away, then run the same command again. What the template's sidecar and the files show about the"
-    " guests will then be recovered."
+    " Move the journal away, then run the same command again. What the template's sidecar and the files show about"
+    " the guests will then be recovered."
 )
 
 
