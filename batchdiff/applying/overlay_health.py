@@ -2,12 +2,12 @@
 
 ::
 
-    it is in use                                                                      -> in use, not compared
+    it is in use                                                                      -> in use, not checked
     it is missing, or an error is found in it                                         -> damaged
     it names the data file of another overlay                                         -> damaged
     it cannot be checked                                                              -> unknown
-    identical to its original                                                         -> sound
-    differs from its original, though neither was written to                          -> damaged
+    it is identical to its original                                                   -> sound
+    it differs from its original, though neither has been written to                  -> damaged
     its kept original may be the VM's disk, and otherwise it would be sound           -> unknown
     otherwise, if the template is sound or not needed                                 -> sound
                if the template's content has changed                                  -> damaged
@@ -166,7 +166,7 @@ def _differing(
     error: DifferenceError,
     unproven: Callable[[str], Finding],
 ) -> Finding:
-    """Judge an overlay and an original that differ by which of them was written to."""
+    """Judge an overlay that differs from its original, by looking for writes to either of them."""
     known = guest.image
     # A block device has no timestamp that would show whether the original was written to.
     planned, shows_writes = known.fingerprints[0], original.now.vouches_for_content
@@ -188,7 +188,7 @@ def _beside(
     *,
     may_be_used: bool,
 ) -> Finding:
-    """Judge an overlay whose original proves nothing. ``may_be_used``: if kept, it may be the VM's disk."""
+    """Judge an overlay whose original proves nothing. ``may_be_used``: a kept original may be the VM's disk."""
     is_aside = original.path != guest.source.path
     where = ", which is in quarantine," if is_aside else ""
     about = f"no error found, but its original {original.path}{where} {why}"
@@ -206,7 +206,7 @@ def _beside(
 
 
 def _require_readable(overlay: ImageSource) -> None:
-    """Refuse an overlay that cannot be read, with an error other than VerificationError if it may be sound."""
+    """Refuse an overlay that cannot be read. The error is a VerificationError unless the overlay may be sound."""
     try:
         with closing(open_layer(overlay)) as layer:
             layer.read_tables()
@@ -222,7 +222,7 @@ def _unproven(guest: GuestToConvert, template: str, content: Health, why: str) -
         return _sound(guest, why)
     fault = "whose content may have changed; see what is reported about the template"
     if content is Health.DAMAGED:
-        fault = "whose content changed, so do not start a VM on this overlay"
+        fault = "whose content has changed, so do not start a VM on this overlay"
         fault = f"{fault}. Bring the template back from a backup, {AGAIN}"
     why = f"{why}. But the overlay needs the template {template}, {fault}"
     return Finding(guest.name, guest.overlay_path, content, why)

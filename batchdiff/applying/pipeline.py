@@ -29,7 +29,7 @@ from batchdiff.plan.plan import GuestToConvert
 from batchdiff.qcow2.faults import FormatError
 
 _BETWEEN_LOOKS = 1.0
-"""Seconds between two checks of the waiting guests. A VM that opens one for writing waits for up to 45 s."""
+"""Seconds between two checks of waiting guests. A VM that opens a guest's file for writing waits up to 45 s."""
 
 EXPECTED = (BatchdiffError, OSError, FormatError)
 """The errors that a user, a disk or an image can cause; any other is a bug."""
@@ -73,7 +73,7 @@ def run_swaps(
                     yield _end(ahead, run)
                     started = _begin(guest, task_of, run, pool)
                 ahead.append(started)
-                # Finish the oldest guest if no more may be in progress, or if no verification of it is running.
+                # Finish the oldest guest if ``at_once`` guests are in progress, or if it is not being verified.
                 while len(ahead) >= at_once or (ahead and ahead[0].verdict is None):
                     yield _end(ahead, run)
             while ahead:
@@ -131,7 +131,7 @@ def _end(ahead: deque[_InProgress], run: Run) -> SwapResult:
 
 
 def _await(guest: _InProgress, waiting: Iterable[_InProgress], run: Run) -> None:
-    """Wait for a guest's verification; meanwhile, roll back others that a program wants to write to."""
+    """Wait for a guest's verification; meanwhile, roll back other guests that a program wants to write to."""
     while guest.verdict is not None and not _is_done(guest.verdict):
         run.session.meter.tick()
         for other in waiting:

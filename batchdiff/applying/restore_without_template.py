@@ -87,7 +87,7 @@ def restore_without_template(session: Session, found: list[GuestWithState], why:
 
 
 def try_without_template(found: list[GuestWithState], why: str) -> Iterator[GuestOutcome]:
-    """Yield what :func:`restore_without_template` would do, as far as names and fingerprints show that."""
+    """Yield what :func:`restore_without_template` would do, as far as names and fingerprints show it."""
     for guest, state in found:
         try:
             original, overlay = _files(guest, state)
@@ -110,7 +110,7 @@ def _left(path: str, why: str) -> str:
 
 
 def _go_back(guest: GuestToConvert, state: GuestState, session: Session, dependents: Dependents) -> str | None:
-    """Return the path of the overlay that stays, if any."""
+    """Go back to a guest's original; return the path of the overlay that stays, if any."""
     original, overlay = _files(guest, state)
     own = guest.source.path
     if overlay is not None:
@@ -126,7 +126,7 @@ def _go_back(guest: GuestToConvert, state: GuestState, session: Session, depende
             if overlay is not None and overlay.path == own:
                 overlay = _moved_aside(overlay, guest, dependents)
             retire.move(image.layers[0].fd, original.path, own)
-        if original.path != own or state.moved:  # so that its new ctime does not make the plan stale
+        if original.path != own or state.moved:  # so that the original's new ctime does not make the plan stale
             session.journal.record_changed(identify(image.layers[0].fd))
     with contextlib.suppress(OSError):
         template, plan = session.plan.template.source.path, session.plan.checksum
@@ -154,7 +154,7 @@ def _files(guest: GuestToConvert, state: GuestState) -> tuple[Found, Found | Non
 
 
 def _require_unused(path: str) -> None:
-    """Refuse an overlay that is in use: an unfinished write may merely look like damage."""
+    """Refuse an overlay that is in use: what looks like damage may be only an unfinished write."""
     fd = open_image_file(path)
     try:
         usage = check_usage(fd, Purpose.GUEST)

@@ -154,7 +154,7 @@ def _gained(before: FreedSpace, left: FreedSpace) -> FreedSpace:
 
 
 def _came_back_earlier(guest: GuestToShare, state: GuestState | None, before: FreedSpace) -> FreedSpace:
-    """Return the space that unfinished earlier runs have freed; ``before``: the space left to free.
+    """Return the space that unfinished earlier runs have freed; ``before``: what this run can still free.
 
     What a killed run freed is known only if no other file used any of the blocks, then or now. Older journals lack
     ``to_free_bytes``; the plan's prediction replaces it.
@@ -195,7 +195,7 @@ def _record(guest: GuestToShare, run: Run, state: GuestState) -> None:
 
 
 def _record_fingerprints(guest: GuestToShare, image: Image, run: Run) -> None:
-    """Record new ctimes as batchdiff's: sharing must not make a plan stale."""
+    """Record that batchdiff changed the ctimes: sharing must not make a plan stale."""
     for path, before in zip(guest.image.paths, guest.image.fingerprints, strict=True):
         now = next((layer.fingerprint() for layer in image.own_files if layer.path == path), before)
         if now != before and before.is_unwritten(now):

@@ -148,7 +148,7 @@ def test_a_changed_template_damages_overlays_that_no_original_proves(stage):
     found = overlay(stage)
     assert found.health is Health.DAMAGED
     assert "there is no original to compare the overlay with" in found.why
-    assert f"the template {stage.template}, whose content changed" in found.why
+    assert f"the template {stage.template}, whose content has changed" in found.why
     assert "Bring the template back from a backup, then run the same command again." in found.why
 
 
@@ -163,7 +163,7 @@ def test_a_changed_template_and_a_vm_that_has_written(stage, retire, written):
             file.write(b"?")
     change_template(stage)
     assert overlay(stage).health is Health.DAMAGED
-    assert "whose content changed, so do not start a VM on this overlay" in overlay(stage).why
+    assert "whose content has changed, so do not start a VM on this overlay" in overlay(stage).why
 
 
 def test_a_changed_template_does_not_matter_to_what_is_proven_or_flattened(tmp_path, monkeypatch):
@@ -450,7 +450,7 @@ def test_a_damaged_original_of_an_overlay_whose_template_has_changed(of_qcow2):
     found = overlay(of_qcow2)
     assert found.health is Health.DAMAGED
     assert "cannot be read" in found.why
-    assert "whose content changed, so do not start a VM on this overlay" in found.why
+    assert "whose content has changed, so do not start a VM on this overlay" in found.why
 
 
 def test_an_original_that_a_vm_uses(of_qcow2, monkeypatch):

@@ -7,14 +7,16 @@
 
 1. Both get their second names, by hard links. 2. The new plan takes the first name, by a rename. 3. The journal
 loses its first name. So at every moment both can be found under matching names. If a crash after step 2 leaves the
-journal beside the new plan, the checksum in it shows that, and the next apply, restore or purge renames it.
+journal beside the new plan, its checksum shows that it belongs to the older one, and the next apply, restore or
+purge renames it.
 
 If apply has only let guests share blocks, there is nothing to undo, and the new plan replaces the older one. If
-both are the same, the journal would make apply skip guests that no longer share blocks, so it is renamed::
+the two plans are the same, the journal would make apply skip guests that no longer share blocks, so the journal is
+renamed::
 
     fleet.plan.json.journal  its journal  ->  fleet.plan.json.journal.1795977098000000000, its mtime in ns
 
-After a crash in between, the next `batchdiff plan` that makes the same plan renames it. Until the new plan is in
+If a crash prevents that, the next `batchdiff plan` that makes the same plan renames it. Until the new plan is in
 place, the journal's lock keeps apply, restore and purge of the older one from starting.
 """
 
@@ -46,7 +48,7 @@ NamesByPlan = Mapping[str, Collection[str]]
 """Names of converted guests, by the checksum of the plan that converted them."""
 
 GuestsByFate = Mapping[Fate | Goal | None, Collection[str]]
-"""Names of guests by their original's fate, or by the verb that has not finished; None if neither is known."""
+"""Names of guests by the fate of their originals, or by the verb that has not finished; by None if unknown."""
 
 
 @frozen
@@ -70,7 +72,7 @@ class _Older:
 def name_to_keep(path: str, converted: NamesByPlan) -> str | None:
     """Return the name that the plan at ``path`` gets if a different one replaces it; None if it need not be kept.
 
-    Call this before a long scan, which a later failure would waste. ``converted``: in case the journal is lost.
+    Call this before a long scan, which a later failure would waste. ``converted`` is used if the journal is lost.
 
     :raises UsageError: the plan cannot be given that name.
     :raises PlanError: its journal is locked or cannot be used.
@@ -121,7 +123,7 @@ def _has_only_shared(history: History) -> bool:
 
 @contextmanager
 def _held(path: str, *, create: bool) -> Iterator[None]:
-    """Lock a plan's journal. If it is missing, lock nothing, or with ``create`` a temporary one."""
+    """Lock a plan's journal. If it is missing, lock nothing or, with ``create``, a temporary one."""
     journal = f"{path}{_JOURNAL}"
     is_new = not os.path.lexists(journal)
     if is_new and not create:
@@ -198,7 +200,7 @@ def _is_free_or_same(new: str, old: str) -> bool:
 
 @contextmanager
 def _second_names(path: str, name: str, *, journal: bool) -> Iterator[None]:
-    """Give the plan and its journal their second names; remove new ones if the block fails to replace the plan."""
+    """Give a plan and its journal second names; remove the new ones if the block does not replace the plan."""
     before = os.stat(path)
     made = _linked(path, name, journal=journal)
     try:
@@ -213,7 +215,7 @@ def _second_names(path: str, name: str, *, journal: bool) -> Iterator[None]:
 
 
 def _linked(path: str, name: str, *, journal: bool) -> list[str]:
-    """Return the names that are new."""
+    """Add the second names; return those that did not exist before."""
     made: list[str] = []
     # The journal comes first: after a crash in between, a plan without its journal would be misleading.
     for suffix in (_JOURNAL, "") if journal else ("",):

@@ -9,9 +9,9 @@ from batchdiff.plan.head import plan_head
 
 
 def leftover(history: History, guest: str) -> str | None:
-    """Return the path of the overlay that a restore left behind, if it is still there and was not written to.
+    """Return the path of the overlay that a restore left behind, if it is still there and unwritten.
 
-    After a write, it may be in use.
+    An overlay that has been written to may be in use.
     """
     left = history.left.get(guest)
     if left is None:

@@ -87,11 +87,12 @@ class GuestState:
     original. ``moved``: whether the outgoing file may have been renamed, which changes its ctime. ``deleting``:
     whether it was about to be unlinked; if so, and it is gone, batchdiff deleted it. ``aside``: the original in
     quarantine; at RESTORED, an older one. ``left``: an overlay that restore left behind. ``data_file``: the
-    overlay's, before that got its own name. ``parts``: other files that are deleted with an overlay.
+    overlay's data file, before it got its final name. ``parts``: other files that are deleted with an overlay.
 
-    The others are about sharing in place. ``came_back_bytes``: what all runs freed, as far as they recorded it.
-    ``to_free_bytes``: what was left when the last run began; 0 once it has recorded what it freed. ``exactness``:
-    that of these two numbers. The last two are None in older journals.
+    The remaining values are about sharing in place. ``came_back_bytes``: what all runs freed, as far as they
+    recorded it. ``to_free_bytes``: what could still be freed when the last run began; 0 once that run has recorded
+    what it freed. ``exactness``: how exact these two numbers are. Older journals lack the last two values, which
+    are None then.
     """
 
     step: Step
@@ -127,8 +128,8 @@ class History:
     ``times``: of a guest's last line or, if its overlay is published, of its last step. ``failures``: why a guest
     last failed, if it has taken no step since. ``changed``: files whose ctime batchdiff changed. ``protecting``:
     empty until the template's write bits are about to be removed. ``left``: overlays that restore left behind.
-    ``restored``: when a guest was restored, unless apply has started on it since. ``is_damaged``: whether a whole
-    line could not be read, so that some of this may be out of date.
+    ``restored``: when a guest was restored, unless apply has started on it since. ``is_damaged``: whether a
+    complete line could not be read, so that the other values may be out of date.
     """
 
     states: dict[str, GuestState] = field(default_factory=dict)
@@ -226,7 +227,7 @@ def _fate(record: dict[str, Any]) -> tuple[Fate | None, str | None]:
 
 
 def mapped_history(history: History, path_map: PathMap) -> History:
-    """Return a history with the present form of its paths."""
+    """Return a history with its paths changed by ``path_map``."""
     states = {guest: _mapped(state, path_map) for guest, state in history.states.items()}
     left = {guest: (path_map.path(path), overlay) for guest, (path, overlay) in history.left.items()}
     return replace(history, states=states, left=left)

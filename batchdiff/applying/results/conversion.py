@@ -70,6 +70,7 @@ def freed_by_sharing(guest: GuestToShare, state: GuestState) -> FreedSpace:
 def so_far(exactness: Exactness) -> Exactness:
     """Return how exact a number is if it counts only the space that has been freed so far.
 
-    "At least" means that more is freed once other files stop using the blocks; that is counted for those files.
+    "At least" means that more is freed once other files stop using the blocks; that space is counted for those
+    files.
     """
     return Exactness.EXACT if exactness is Exactness.AT_LEAST else exactness

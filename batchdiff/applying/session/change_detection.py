@@ -26,7 +26,7 @@ class ChangeDetector:
     def check(self, key: str, now: Fingerprint | None, path: str) -> None:
         """Compare a file with its expected fingerprint; at the first call for ``key``, only note the fingerprint.
 
-        :raises PlanError: the file has changed, and not by batchdiff, or is gone.
+        :raises PlanError: the file is gone, or something other than batchdiff has changed it.
         :raises ImageError: the file cannot be examined.
         """
         if now is None:

@@ -43,7 +43,7 @@ def _record_recovered(journal: Journal, states: dict[str, GuestState]) -> None:
 
 
 def _require_still_there(path: str, plan: Plan) -> None:
-    """Refuse a plan that another has replaced; while the journal is locked, none can."""
+    """Refuse a plan that another one has replaced; while the journal is locked, no other can replace it."""
     head = plan_head(path)
     if head is not None and head.checksum != plan.checksum:
         raise PlanError(

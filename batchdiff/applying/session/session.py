@@ -40,9 +40,9 @@ class Watch(Protocol):
 class Session:
     """One command working on a plan.
 
-    ``plan_path``: absolute; empty in a dry run. ``unseen``: files may be deleted even if a program could have them
-    open unnoticed. ``jobs``: the most guests in progress at once. ``in_domains``: by an image's resolved path, how
-    a domain uses it, perhaps on another host; empty if libvirt was not asked.
+    ``plan_path``: absolute; empty in a dry run. ``unseen``: whether to delete files even if a program could have
+    them open unnoticed. ``jobs``: the maximum number of guests in progress at once. ``in_domains``: by an image's
+    resolved path, how a domain uses it, perhaps on another host; empty if libvirt was not asked.
     """
 
     plan: Plan

@@ -1,7 +1,8 @@
 """A request to stop a command.
 
-A signal handler that raised an error might do so between a rename and its record, so it only makes this request.
-It may interrupt a request of its own thread, for whose lock it would wait for ever, so there is none.
+A signal handler that raised an error might do so between a rename and its record, so the handler only makes this
+request. The request has no lock: if the handler interrupted the thread that held the lock, both would wait for
+ever.
 """
 
 from __future__ import annotations

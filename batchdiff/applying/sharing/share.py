@@ -4,7 +4,7 @@
 
     ranges -> requests of at most 16 MiB, read ahead -> FIDEDUPERANGE -> shared
                                                             |
-                                                            +-> they differ: halves, down to 64 KiB -> differing
+                                                            +-> if they differ: halved, down to 64 KiB -> differing
 
 No call changes the content of a file, so a guest is whole at every moment.
 """
@@ -28,13 +28,13 @@ _READ_AHEAD = 32 * MIB
 """Bytes of each image to read ahead: without that, a run with a cold cache took 3 to 5 times as long."""
 
 _ADVISED = MIB
-"""Bytes per call of posix_fadvise: in one call, the kernel reads at most one disk request, often 1.25 MiB."""
+"""Bytes per call of posix_fadvise: the kernel reads no more than fits into one disk request, often 1.25 MiB."""
 
 _MOST_AHEAD = 512
-"""The most requests to read ahead; only small ones reach it."""
+"""The maximum number of requests to read ahead; only small requests reach it."""
 
 _SMALLEST = 64 * KIB
-"""The size up to which a differing range is not halved: a multiple of every block size of XFS and btrfs."""
+"""A differing range of this size or less is not halved; a multiple of every block size of XFS and btrfs."""
 
 
 @frozen

@@ -109,7 +109,7 @@ class ApplyTask:
 
     @cached_property
     def _extents(self) -> Extents:
-        """The extents to write, parsed at the first use: their text takes less memory."""
+        """The extents to write. Until they are first used, they stay text, which takes less memory."""
         return extents_of(self._plan.diff)
 
     @property
@@ -123,7 +123,7 @@ class ApplyTask:
             # A VM may have written to the overlay and, if it was killed, have leaked clusters, which is harmless.
             comparison = Comparison(original.source, overlay, check=Check.LEAKS_ALLOWED)
         else:
-            # Only batchdiff has written to the overlay: it contains only the planned extents.
+            # No VM has written to the overlay: it contains only the planned extents.
             comparison = Comparison(original.source, overlay, (self._extents, self._plan.diff.unit))
         try:
             verify(comparison, self._mode, ended, self._run.reporter(self.guest, Phase.VERIFY))
@@ -180,7 +180,11 @@ class ApplyTask:
 
 
 def _overlay(planned: ImageSource, state: GuestState | None) -> IncomingFile:
-    """Return a guest's overlay; the run that published it may have died before it recorded that."""
+    """Return a guest's overlay.
+
+    A run may have died after it published the overlay, but before it recorded that. Then only the file at the
+    overlay's path shows it.
+    """
     known = None if state is None else state.overlay
     is_there = known is not None and known.is_same_file(fingerprint_at(planned.path) or NO_FILE)
     if is_there or (state is not None and state.published):

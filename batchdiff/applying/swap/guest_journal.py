@@ -19,7 +19,7 @@ class GuestJournal:
         known = session.journal.state(task.guest)
         self.state = GuestState(Step.CHECKED, task.goal) if known is None else replace(known, goal=task.goal)
         if known is not None and known.goal is not task.goal:
-            # Another verb recorded these values about its own outgoing file, or about other names of this one.
+            # Another verb recorded these values about its own outgoing file, or about this file under other names.
             self.state = replace(self.state, moved=False, deleting=False, parts=())
             if known.deleting and known.goal is not Goal.RESTORE:
                 # If the original is gone, batchdiff deleted it, and its remaining parts are to be deleted.
@@ -69,7 +69,7 @@ class GuestJournal:
         self.state = replace(self.state, temporary=None)
 
     def record_rolled_back(self, *, moved: bool) -> None:
-        """Withdraw an apply's record of a removed unfinished file, unless the overlay is published."""
+        """Withdraw apply's record of an unfinished file that was removed, unless the overlay is published."""
         recorded = self._session.journal.state(self._task.guest)
         if recorded is None or recorded.published or recorded.goal is not Goal.APPLY:
             return

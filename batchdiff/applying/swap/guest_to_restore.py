@@ -27,8 +27,8 @@ from batchdiff.plan.plan import GuestToConvert, PlannedImage
 class RestoreOptions:
     """The options of restore. ``guests``: names; None for all.
 
-    ``discard_changes``: go back to the originals, whatever VMs have written since. ``losses``: otherwise, the
-    accepted kinds of loss.
+    ``discard_changes``: go back to the originals, whatever VMs have written since. ``losses``: the kinds of
+    loss that are accepted if an image is rebuilt.
     """
 
     guests: tuple[str, ...] | None = None
@@ -72,7 +72,7 @@ class GuestToRestore:
         return replace(self.plan.source, backing=(), other_files=())
 
     def older(self) -> str | None:
-        """Return the path of the original in quarantine; None if no file has that name, or only a later plan's."""
+        """Return the path of the original in quarantine; None if there is none, or only a later plan's."""
         quarantined = original_names(self.plan.source.path).quarantine
         is_ours = os.path.lexists(quarantined) and not is_of_later_plan(self.plan, self.state)
         return quarantined if is_ours else None

@@ -67,7 +67,7 @@ class IncomingFile:
         return self.source if self.known is not None or self.was_published else None
 
     def to_compare(self) -> ImageSource:
-        """Return the image at its present path for a comparison, and note identities of its files."""
+        """Return the image at its present path for a comparison, and note the identities of its files."""
         self._parts = {path: fingerprint_at(path) or NO_FILE for path in self.source.other_files}
         if self.ready is not None:
             return replace(self.source, path=self.ready)
@@ -75,7 +75,7 @@ class IncomingFile:
         return self.source
 
     def changed_part(self) -> str | None:
-        """Return the path of an extent or data file that is no longer as compared, apart from a VM's writes."""
+        """Return the path of an extent or data file that has changed since the comparison, other than by a VM."""
         for path, known in self._parts.items():
             now = fingerprint_at(path) or NO_FILE
             if not (known.is_same_file(now) if self.was_published else known.is_unwritten(now)):
@@ -138,9 +138,9 @@ class IncomingFile:
         )
 
     def publish(self) -> Fingerprint:
-        """Give the file its own name, durably and without replacing another one.
+        """Give the file its own name, durably and without replacing another file.
 
-        :raises GuestError: it or its data file is not as it was verified.
+        :raises GuestError: it or its data file is not as verified.
         :raises ImageError: it cannot be opened.
         :raises OSError: it cannot be renamed.
         """

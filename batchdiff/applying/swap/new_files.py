@@ -5,9 +5,10 @@
     .web01.qcow2.XX.batchdiff-tmp         the overlay      written, synced  -> verified -> published: web01.qcow2
     .web01.qcow2.XX.data.batchdiff-tmp    its data file    written, synced, recorded -> web01.data.raw
 
-The overlay's header contains the data file's final name, so the data file is renamed before verification. It is
-discarded first: it is recognised by the recorded fingerprint while the overlay still has its temporary name. So
-the record and the overlay must be on disk before the data file is renamed.
+The overlay's header contains the data file's final name, so the data file is renamed before verification. When
+unfinished files are discarded, the data file goes first: its recorded fingerprint identifies it only while the
+overlay still has its temporary name. So the record and the overlay must be on disk before the data file is
+renamed.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from batchdiff.linux.permissions import Deed
 
 
 def require_name(task: SwapTask, left: str | None) -> None:
-    """Refuse a task whose incoming file, or its data file, cannot get its name.
+    """Refuse a task if its incoming file, or the data file, cannot be given its final name.
 
     ``left``: an overlay that a restore left behind.
 
@@ -66,7 +67,7 @@ def write_new_files(
     the free space, None if unknown.
 
     :raises OSError, BatchdiffError: a file cannot be written or renamed. The files must then be discarded: after a
-        failed fsync, the kernel may have marked pages clean that it did not write.
+        failed fsync, the kernel may have marked pages as clean without writing them.
     """
     beside = own_files.temporary_data_file(temporary)
     with naming(temporary), _new(temporary) as fd, _new(beside) if data_file else nullcontext() as data_fd:

@@ -16,7 +16,7 @@ from batchdiff.image_source import ImageSource
 
 
 def observe(task: SwapTask, temporary: str | None, *, verified: bool) -> Scene:
-    """Return the state of a task's two files; ``temporary``: the unfinished file in the journal."""
+    """Return the state of a task's two files; ``temporary``: the unfinished file that the journal names."""
     return Scene(outgoing_at(task), incoming_at(task, temporary), verified, task.retire, is_in_place(task))
 
 
@@ -41,7 +41,7 @@ def _is_in_its_place(task: SwapTask) -> bool:
         return False
     if not incoming.was_published:
         return incoming.known is not None and incoming.known.is_unwritten(now)
-    # The VM uses whatever file is at that path; but once one has been compared, no other may take its place.
+    # The VM uses whatever file is at that path; but once one was compared, no other is accepted.
     is_outgoing = is_in_place(task) and task.outgoing.known.is_unwritten(now)
     return not is_outgoing and (incoming.compared is None or incoming.compared.is_same_file(now))
 

@@ -5,8 +5,9 @@
     web01.vmdk                   renamed, checked, unlinked: from then on the image counts as deleted
     web01-f001.vmdk, ...         each by itself: renamed, checked again, unlinked
 
-If a process dies in between, the next run finds the rest by their fingerprints, under either name: the plan has
-those of an original's files; restore records that of an overlay's data file before it deletes the overlay.
+If a process dies in between, the next run finds the remaining files by their fingerprints, under either name. The
+plan has the fingerprints of an original's files; restore records that of an overlay's data file before it deletes
+the overlay.
 """
 
 from __future__ import annotations

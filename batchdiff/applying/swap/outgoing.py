@@ -53,7 +53,7 @@ class OutgoingFile:
 
     @property
     def former_path(self) -> str:
-        """The path that the file gets back: in quarantine if its own is taken."""
+        """The path to put the file back at: its own or, if that is taken, the one in quarantine."""
         names = self._task.outgoing.names
         return names.quarantine if os.path.lexists(names.own) else names.own
 
@@ -113,9 +113,9 @@ class OutgoingFile:
         return [layer for layer in others if layer.path in self._task.outgoing.parts]
 
     def check_holds(self) -> None:
-        """Make sure that no program wants to write to a held file; let such a program continue.
+        """If a program wants to write to a held file, let it continue, and raise an error.
 
-        :raises BatchdiffError: there is one.
+        :raises BatchdiffError: there is such a program.
         """
         self._run.held.check()
         if self._held is not None:
@@ -138,7 +138,7 @@ class OutgoingFile:
     def require_alone(self) -> None:
         """Make sure that no other program has the image's own files open.
 
-        :raises GuestError: one has it open or, before a deletion without `--unseen`, could have it open unnoticed.
+        :raises GuestError: one has or, before a deletion without `--unseen`, could have one of them open unseen.
         """
         if self._held is None:
             return
@@ -155,7 +155,7 @@ class OutgoingFile:
     def require_no_dependents(self, *former: str) -> None:
         """Make sure that no other image depends on the file or, right before a deletion, on its other files.
 
-        :raises GuestError: one does or may; or the incoming file is the same file.
+        :raises GuestError: an image does, or may, or the incoming file is the same file as this one.
         """
         incoming = self._task.incoming.source.path
         if incoming != self.path and identity_of(incoming) == identity_of(self.path) is not None:

@@ -2,12 +2,12 @@
 
 ::
 
-    QEMU finds overlay and original identical    the original is deleted
-    they differ, or the overlay is in use        the original is kept: the overlay may have newer content
-    the same, with --used                        the original is deleted only if unchanged, and the overlay sound
-    the overlay is missing or damaged            failure: the original may be all that is left
+    QEMU finds overlay and original identical   the original is deleted
+    they differ, or the overlay is in use       the original is kept: the overlay may have newer content
+    as in the row above, but with --used        the original is deleted if it is unchanged and the overlay is sound
+    the overlay is missing or damaged           failure: the original may be all that is left
 
-For an older original, the rebuilt image takes the overlay's place.
+For an older original, read "rebuilt image" for "overlay".
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def purge_task(
 class PurgeTask:
     """The task that deletes an original in quarantine; ``incoming`` is the VM's disk.
 
-    ``is_compared``: False once the two count as different.
+    ``is_compared``: False once original and disk count as different.
     """
 
     goal, retire, needs_comparison, older = Goal.PURGE, Retire.DELETE, True, None
@@ -149,7 +149,7 @@ class PurgeTask:
         self.run.session.meter.reach(self.guest, Phase.VERIFY, done)
 
     def _compare(self, original: Image, disk: ImageSource, ended: Callable[[], bool]) -> None:
-        """Hold the VM's disk, because a later write would make the two differ, and compare."""
+        """Compare the original with the VM's disk, which is held: a later write would make them differ."""
         comparison = Comparison(original.source, disk, check=self.soundness)
         try:
             self.incoming.hold()
@@ -157,7 +157,7 @@ class PurgeTask:
         except StopError:
             self.incoming.check_held()
             raise
-        except InUseError as error:  # QEMU uses the disk, probably for its VM
+        except InUseError as error:  # QEMU is using the disk, probably for its VM
             raise not_comparable(disk.path, error.why) from error
 
 
@@ -191,12 +191,12 @@ def _is_restored(state: GuestState) -> bool:
 
 
 def _require_sound(disk: ImageSource, ended: Callable[[], bool], report: Callable[[int], None]) -> None:
-    # If QEMU has this disk open, probably for a running VM, that is good proof that disk and template are sound.
+    # If QEMU has this disk open, probably for a running VM, disk and template are very probably sound.
     with contextlib.suppress(InUseError):
         check_used(disk, ended, report)
     with contextlib.closing(open_layer(disk)) as layer:
         for file in (layer, *others_of(layer)):
-            # Such a program can damage the disk, or its lock may be all that kept QEMU from checking the disk.
+            # Another program can damage the disk, or its lock may be all that kept QEMU from checking it.
             if user := other_writer(file.fd):
                 remedy = f"End that program, {AGAIN}"
                 raise InUseError(f"another program is using {file.path}", why=user, remedy=remedy)
