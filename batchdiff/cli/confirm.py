@@ -41,8 +41,8 @@ def deletion(
 ) -> Question:
     """Return the question to ask before originals are deleted.
 
-    ``originals``: paths, and bytes on disk. ``condition``: the words after "will be deleted", with the blank or
-    comma before them. ``doubts``: why an original may be kept, by path.
+    ``originals``: paths, and bytes on disk. ``condition``: the words after "will be deleted", including the
+    space or comma before them. ``doubts``: why an original might be kept after all, by its path.
     """
     count = count_of(len(originals), "original")
     much = format_size(sum(size for _, size in originals))
@@ -61,7 +61,7 @@ def deletion(
 
 
 def overlays_remain(plan: Plan, count: int, *, others: bool = False) -> str:
-    """Return words for overlays that remain; ``others``: whether other guests were mentioned before."""
+    """Return words for overlays that remain; ``others``: whether words about other guests come before."""
     one = count == 1
     whose = ("the other guest's" if one else "the other guests'") if others else ("its" if one else "their")
     what = "overlay, which needs" if one else "overlays, which need"

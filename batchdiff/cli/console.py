@@ -66,7 +66,8 @@ class Console:
         """Report an error, even if the console is quiet."""
         self.log(str(error))
         # The problems of a manifest start with FILE:LINE:, which editors parse, so they get no prefix.
-        with contextlib.suppress(UsageError):  # if stderr cannot be written, the exit code still reports the error
+        # If stderr cannot be written to, the exit code still reports the error.
+        with contextlib.suppress(UsageError):
             is_list = isinstance(error, ManifestError)
             self._to_stderr(str(error) if is_list else f"batchdiff: {printable(str(error))}")
         self.event("error", message=error.reason, remedy=error.remedy, exit_code=error.exit_code)
@@ -85,7 +86,7 @@ class Console:
     def event(self, name: str, /, **fields: object) -> None:
         """Print one JSON object as a line on stdout, with --json only.
 
-        A failed write is left to :meth:`end`.
+        A failed write is reported by :meth:`end`.
         """
         if self.json:
             self._count(name, fields)

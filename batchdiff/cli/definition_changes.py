@@ -37,7 +37,7 @@ def report_changes(console: Console, path: str, plan: Plan, outcomes: list[Guest
     ]
     found = [(name, lines) for name, lines in changes if lines]
     to_change = {name for name, _ in found if must_change(guests[name], plan.template.source)}
-    if console.verbosity <= 0:  # list a few examples, first of what must change
+    if console.verbosity <= 0:  # list a few examples, starting with definitions that must change
         found = sorted(found, key=lambda each: each[0] not in to_change)[:_MOST_CHANGES]
     for name, lines in found:
         for line in lines:
@@ -78,7 +78,8 @@ def print_definitions_step(
         if chosen:
             command = definitions_command(arguments.plan, chosen, moves=moves, options=options)
             one = len(chosen) == 1
-            what = f"VM's definition must fit the {image}" if one else f"VMs' definitions must fit the {image}s"
+            whose, images = ("VM's definition", image) if one else ("VMs' definitions", f"{image}s")
+            what = f"{whose} must match the {images}"
             the = where if of_proxmox and others else "The"
             end = "." if chosen is of_proxmox else _how_to_define(chosen, template)
             console.say(f"{the} {what}: `{command}` shows what must change{end}")
@@ -135,7 +136,7 @@ def _definition(guest: GuestPlan, plan_path: str) -> Iterator[str]:
     before = f"{guest.alias} (a link to {file}, {kind})" if guest.alias else f"{file} ({kind})"
     form = guest.options.format
     if is_on_proxmox([guest]):
-        # The name of a linked clone's volume contains its base, so it changes even if the path does not.
+        # The volume name of a linked clone contains the name of its base, so it changes even if the path does not.
         command = definitions_command(plan_path, [guest])
         yield f"change the VM's configuration: `{command}` prints the command to run"
     elif guest.overlay_path != file:

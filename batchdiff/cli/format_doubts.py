@@ -1,4 +1,4 @@
-"""Warnings about images that seem to have another format than the declared one."""
+"""Warnings about images that seem to have a format other than the declared one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def warn_of_formats(
     observer: ReadObserver | None = None,
     recognised: Callable[[int], None] = ignore,
 ) -> None:
-    """Warn if the template or a guest seems to have another format than the manifest declares.
+    """Warn if the template or a guest seems to have a format other than the manifest declares.
 
     ``recognised`` is called with the number of images examined so far, first with 0.
     """
@@ -35,7 +35,7 @@ def warn_of_formats(
 def warn_of_planned_formats(
     console: Console, plan: Plan, history: History, names: Iterable[str] | None = None
 ) -> None:
-    """Warn if the template or a guest of a plan seems to have another format than declared.
+    """Warn if the template or a guest of a plan seems to have a format other than the declared one.
 
     ``names``: the guests to examine; None for all. A guest whose overlay has taken its path is left out.
     """
@@ -71,8 +71,8 @@ def _doubt(declared: ImageFormat, found: ImageFormat | None) -> str:
         return ""
     if declared is ImageFormat.RAW and found is ImageFormat.LUKS:
         return (
-            "is declared raw, but looks like a luks image. That is right if the VM's OS encrypts its whole"
-            " disk; if QEMU encrypts it, write `format: luks` and `secret_file: PATH` in the manifest"
+            "is declared raw, but looks like a luks image. The declaration is right if the VM's OS encrypts its"
+            " whole disk; if QEMU encrypts the disk, write `format: luks` and `secret_file: PATH` in the manifest"
         )
     if declared is ImageFormat.RAW:
         return (

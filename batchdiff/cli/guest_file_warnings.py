@@ -57,14 +57,14 @@ def _warn_of_the_unseen(console: Console, devices: dict[str, int], retire: Retir
         if why := _why_unseen(path):
             others = sum(1 for each in devices.values() if each == device) - 1
             more = (
-                f"; {count_of(others, 'more guest')} {'is' if others == 1 else 'are'} on that filesystem"
+                f"; {count_of(others, 'more guest')} {'is' if others == 1 else 'are'} on the same filesystem"
                 if others
                 else ""
             )
             originals, files = ("originals", "files") if others else ("original", "file")
             sentence = (
                 f"{path}: {why}{more}. Deleting the {originals}, by `apply --retire delete` or `purge`, needs"
-                f" `--unseen`; add that if you are sure that no VM has the {files} open"
+                f" `--unseen`; add it only if you are sure that no VM has the {files} open"
             )
             if retire is Retire.DELETE:
                 console.warn(f"warning: {sentence}")

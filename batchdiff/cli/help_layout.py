@@ -27,7 +27,7 @@ def help_layout(prog: str) -> argparse.HelpFormatter:
 
 
 def _columns() -> int:
-    with contextlib.suppress(ValueError):  # also if it has thousands of digits
+    with contextlib.suppress(ValueError):  # int() also refuses thousands of digits
         if (given := int(os.environ.get("COLUMNS", ""))) > 0:
             return given
     try:

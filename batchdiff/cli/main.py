@@ -47,7 +47,7 @@ def run(argv: list[str]) -> int:
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     console, verb, started = Console(), "", time.monotonic()
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as SIGHUP is under nohup
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP, which must stay ignored
             signal.signal(number, _interrupt)
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -143,7 +143,7 @@ def _report_bug(
 
 
 def _warn(console: Console, text: str) -> None:
-    """Print why a command ends; if stderr cannot be written, the exit code still reports it."""
+    """Print why a command ends; if stderr cannot be written to, only the exit code shows the reason."""
     with contextlib.suppress(UsageError):
         console.warn(text)
 
@@ -183,7 +183,7 @@ def _verb(console: Console, arguments: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _advice_for(arguments: argparse.Namespace) -> Iterator[None]:
-    """Put the full path of the plan and each ``--map`` into recommended commands."""
+    """Put the plan's full path, and each ``--map``, into recommended commands."""
     if "plan" not in arguments:
         yield
         return

@@ -168,7 +168,7 @@ def _do(work: Work, session: Session, announcer: Announcer, outcomes: list[Guest
 
 @contextmanager
 def advising_to_start_over() -> Iterator[None]:
-    """Advise to start over if the block, which must change nothing, is interrupted.
+    """Advise the operator to start over if the block, which must change nothing, is interrupted.
 
     :raises StopError: the block was interrupted.
     """
@@ -193,9 +193,9 @@ def explained() -> Iterator[None]:
 
 
 def in_domains(arguments: argparse.Namespace) -> dict[str, str]:
-    """Return how active or saved domains use images, by the image's resolved path.
+    """Return, by resolved path, how an active or saved domain uses each image.
 
-    Empty if neither ``--connect`` nor ``--define`` is given: the command must not depend on libvirt.
+    Empty if neither ``--connect`` nor ``--define`` is given: then the command must not depend on libvirt.
 
     :raises DefinitionError, ProgramError: libvirt's records cannot be used.
     """

@@ -16,7 +16,7 @@ from batchdiff.signals import HELD
 
 @contextmanager
 def stopping() -> Iterator[Stop]:
-    """Yield the request to stop that the first of these signals makes.
+    """Yield the request to stop, which the first SIGINT, SIGTERM or SIGHUP makes.
 
     A later SIGINT or SIGTERM kills external programs and ends the process at once; the next run cleans up.
     """

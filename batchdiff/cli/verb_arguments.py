@@ -36,9 +36,8 @@ def _verb(verbs: _Verbs, common: argparse.ArgumentParser, name: str, text: str) 
 
 
 def _discover(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
-    verb = _verb(
-        verbs, common, "discover", "find which images are copies of which, and write a manifest for each template"
-    )
+    what = "find out which images are copies of which, and write a manifest for each template"
+    verb = _verb(verbs, common, "discover", what)
     add_search(verb)
     verb.add_argument("-o", "--output", metavar="FOLDER|MANIFEST", type=file_to_write, help=OUTPUT)
     _add_connect(verb, "the libvirt connection for --libvirt, such as qemu:///system")
@@ -142,7 +141,7 @@ def _apply(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         help="how to verify overlays: full (QEMU compares every byte; the default), changed (batchdiff compares"
         " only the bytes written), or native (batchdiff compares every byte)",
     )
-    what = "the overlay of one is being written while the others are verified"
+    what = "one overlay is being written while the others are verified"
     _add_jobs(verb, f"number of guests in progress at the same time: {what}")
     _add_guest(verb)
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask before originals are deleted")

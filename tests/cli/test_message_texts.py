@@ -33,8 +33,8 @@ def test_how_space_comes_back_from_originals_that_were_kept(capsys):
     apply._print_next_steps(Console(), "fleet.plan.json", small_plan(), [outcome(Fate.KEPT)] * 2)
     assert capsys.readouterr().err == (
         "The space is freed once the originals are deleted. Before their VMs run on the overlays, `batchdiff apply"
-        " fleet.plan.json --retire quarantine` (or delete) can retire them. After a VM has written to its overlay,"
-        " delete the original yourself once you trust the overlay.\n"
+        " fleet.plan.json --retire quarantine` (or delete) can retire them. If a VM has already written to its"
+        " overlay, delete the original yourself once you trust the overlay.\n"
     )
 
 
@@ -42,8 +42,8 @@ def test_how_space_comes_back_from_one_original_that_was_kept(capsys):
     apply._print_next_steps(Console(), "fleet.plan.json", small_plan(), [outcome(Fate.KEPT)])
     assert capsys.readouterr().err == (
         "The space is freed once the original is deleted. Before its VM runs on the overlay, `batchdiff apply"
-        " fleet.plan.json --retire quarantine` (or delete) can retire it. After the VM has written to its overlay,"
-        " delete the original yourself once you trust the overlay.\n"
+        " fleet.plan.json --retire quarantine` (or delete) can retire it. If the VM has already written to its"
+        " overlay, delete the original yourself once you trust the overlay.\n"
     )
 
 

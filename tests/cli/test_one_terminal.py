@@ -102,7 +102,7 @@ def test_the_command_for_definitions_is_printed_once_for_all(monkeypatch, capsys
     monkeypatch.setattr(Console, "is_one_terminal", on_terminal)
     step(*OUTCOMES[1:3], FAILED)
     assert capsys.readouterr().err == (
-        "The VMs' definitions must fit the overlays: `batchdiff definitions 'my fleet.json'` shows what must"
+        "The VMs' definitions must match the overlays: `batchdiff definitions 'my fleet.json'` shows what must"
         " change; add --define to make the changes.\n"
     )
 
@@ -117,9 +117,9 @@ def test_guests_of_proxmox_and_of_libvirt_have_a_command_each(capsys):
     arguments = argparse.Namespace(**vars(ARGUMENTS) | {"connect": "qemu:///system"})
     definition_changes.print_definitions_step(Console(), arguments, guests, "restored image", PLAN.template.source)
     assert capsys.readouterr().err.splitlines() == [
-        "In Proxmox VE, the VM's definition must fit the restored image: `batchdiff definitions 'my fleet.json'"
+        "In Proxmox VE, the VM's definition must match the restored image: `batchdiff definitions 'my fleet.json'"
         " --proxmox /etc/pve/qemu-server` shows what must change.",
-        "In libvirt, the VMs' definitions must fit the restored images: `batchdiff definitions 'my fleet.json'"
+        "In libvirt, the VMs' definitions must match the restored images: `batchdiff definitions 'my fleet.json'"
         " --connect qemu:///system` shows what must change; add --define to make the changes.",
     ]
 
@@ -175,7 +175,7 @@ def test_a_definition_that_stays_the_same_need_not_change(terminal, capsys):
     step(*OUTCOMES[:2], guests=rethinned)
     assert capsys.readouterr().err == ""
     step(*OUTCOMES[:2], guests=[rethinned[0], *GUESTS[1:]])
-    assert capsys.readouterr().err.startswith("The VM's definition must fit the overlay: ")
+    assert capsys.readouterr().err.startswith("The VM's definition must match the overlay: ")
     plan = small_plan(*rethinned)
     definition_changes.report_changes(Console(), "my fleet.json", plan, OUTCOMES)
     assert "more definitions" not in capsys.readouterr().err

@@ -4,7 +4,7 @@
 
     2026-11-29T10:57:49Z 4242 command: batchdiff apply fleet.plan.json -q
     2026-11-29T10:57:52Z 4242 web01: converted
-    UTC                  process, because several commands may use one log
+    UTC                  process ID, because several commands may use one log
 
 Every line starts like this, so batchdiff recognises a log even after its first lines have been removed.
 """
@@ -43,7 +43,7 @@ def time_now() -> str:
 
 @dataclass(slots=True)
 class LogFile:
-    """A log. ``fd``: None if it cannot be written; ``why``: the cause, until ``append`` returns it."""
+    """A log. ``fd``: None if it cannot be written to; ``why``: the cause, until ``append`` returns it."""
 
     path: str
     fd: int | None
@@ -81,7 +81,7 @@ def without_passwords(text: str) -> str:
 
 
 def open_log(path: str, taken: Iterable[str]) -> LogFile:
-    """Open or create a log. ``taken``: the command's other files, which may not exist yet.
+    """Open or create a log. ``taken``: the command's other files, which need not exist yet.
 
     If the file cannot be opened for writing, ``fd`` is None and ``why`` is set.
 

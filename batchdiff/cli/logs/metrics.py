@@ -44,7 +44,7 @@ class Metric(NamedTuple):
 
 
 def metrics_text(plan_path: str, verb: str, when: int, metrics: Sequence[Metric]) -> Iterator[str]:
-    """Yield the text of a file in parts. ``when``: in seconds since 1970."""
+    """Yield the text of a metrics file in parts. ``when``: in seconds since 1970."""
     last = Metric(
         "batchdiff_last_run_timestamp_seconds",
         "Time at which the verb last completed, in seconds since 1970.",

@@ -1,4 +1,4 @@
-"""The log of one command, kept apart from the command's other files."""
+"""The log of a command, kept apart from the command's other files."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ _REMEDY = "Name a file in the folder of `--collector.textfile.directory`, such a
 def check_textfile(path: str) -> None:
     """Check that a file for metrics can be written.
 
-    :raises UsageError: it cannot, or must not be.
+    :raises UsageError: it cannot or must not be written.
     """
     folder = os.path.dirname(os.path.abspath(path))
     try:

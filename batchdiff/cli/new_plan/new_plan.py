@@ -93,7 +93,7 @@ def _checkpoint(console: Console, path: str) -> Iterator[Checkpoint]:
 
 
 def _with_domains(manifest: Manifest, uri: str) -> Manifest:
-    # Loaded only now: without `--connect`, a plan neither needs libvirt nor waits for it.
+    # Imported only now: without `--connect`, the verb does not use libvirt.
     from batchdiff.definitions.domain_state import images_of_active_domains  # noqa: PLC0415
     from batchdiff.definitions.virsh import Libvirt  # noqa: PLC0415
 

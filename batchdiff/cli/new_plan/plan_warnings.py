@@ -13,7 +13,7 @@ from batchdiff.units import few
 
 
 def warn_of_changed_template(console: Console, plan: Plan) -> None:
-    """Warn if the template changed under overlays that still exist."""
+    """Warn if the template has changed under overlays that still exist."""
     for sidecar in sidecars_of(plan):
         there = [path for path in sidecar.overlays if os.path.lexists(path)]
         if there and plan.template_digest not in {"", sidecar.digest}:
@@ -33,6 +33,6 @@ def warn_of_space(console: Console, plan: Plan) -> None:
     try:
         check_space(plan.to_convert, plan.retire)
     except GuestError as error:
-        # Advice about a failed system call ends with the same command again, which would be `plan`.
+        # Advice about a failed system call ends with "run the same command again": here, that would be `plan`.
         advice = "Fix that before you apply the plan." if isinstance(error.__cause__, OSError) else error.remedy
         console.warn(f"warning: `batchdiff apply` would refuse this plan: {error.reason}. {advice}")

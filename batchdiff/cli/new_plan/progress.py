@@ -22,7 +22,7 @@ class ScanProgress:
         self.meter.open(self.images + done, 3 * self.images)
 
     def scanned(self, done: int, total: int) -> None:
-        """Report the bytes done and the total. An earlier run's, in the first report, must not raise the rate."""
+        """Report the bytes done and the total. An earlier run's bytes must not raise the rate."""
         is_first = not self.meter.has_begun
         if is_first:
             self.meter.expect(None, Phase.SCAN, total)

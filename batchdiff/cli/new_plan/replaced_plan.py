@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def leftovers_at(path: str) -> Collection[str]:
-    """Return the paths of unmodified overlays that restores of the plan left behind.
+    """Return the paths of unmodified overlays that restores of the plan at ``path`` left behind.
 
     :raises PlanError: the journal cannot be read.
     """
@@ -26,7 +26,7 @@ def leftovers_at(path: str) -> Collection[str]:
 
 
 def name_to_keep_at(path: str, converted: NamesByPlan) -> str | None:
-    """Return the name under which the older plan will be kept; None if it need not be.
+    """Return the name under which the older plan will be kept; None if it need not be kept.
 
     :raises UsageError: it cannot be kept.
     :raises PlanError: its journal cannot be used.

@@ -22,7 +22,8 @@ def add_places(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--storage-cfg",
         metavar="FILE",
-        help="the storage configuration of Proxmox VE (default: storage.cfg beside FOLDER or in it)",
+        help="the storage configuration of Proxmox VE (default: storage.cfg beside the folder of --proxmox, or in"
+        " it)",
     )
 
 

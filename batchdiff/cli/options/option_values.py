@@ -86,7 +86,7 @@ def moved_to(text: str) -> str:
     if not new or os.path.isabs(new):
         return text
     full = os.path.join(os.getcwd(), new)
-    # Behind a symbolic link, ".." is another folder than the text suggests.
+    # After a symbolic link, ".." is not the folder that the text suggests.
     return f"{old}{equals}{full if '..' in new.split('/') else os.path.normpath(full)}"
 
 

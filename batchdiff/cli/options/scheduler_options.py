@@ -15,7 +15,7 @@ def add_scheduler(verb: argparse.ArgumentParser) -> None:
         "--scheduler",
         metavar="URL",
         help="scan with the workers of the Dask scheduler at this address, such as tls://planner.example:8786;"
-        " their hosts must mount the same storage",
+        " the workers' hosts must mount the same storage as this host",
     )
     group.add_argument(
         "--tls-ca-file",

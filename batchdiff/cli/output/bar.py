@@ -43,7 +43,7 @@ _COLUMNS, _ROWS = 80, 24
 """The size assumed for a terminal that reports 0."""
 
 _NAME = 24
-"""The most characters of a name. Longer ones are cut in the middle: many begin alike."""
+"""The maximum length of a name, in characters. Longer names are cut in the middle, because many begin alike."""
 
 
 @frozen

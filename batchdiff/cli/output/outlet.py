@@ -6,9 +6,9 @@
     put_event("progress", may_drop=True)     left out if the reader is behind: the next one replaces it
     flush()        wait until all is written
 
-If both are one terminal, text waits in one queue, so messages never get into the middle of a result.
+If both are the same terminal, their texts wait in one queue, so messages never get into the middle of a result.
 
-If output cannot be written, the rest is dropped: an error, unless the reader has gone, as with ``| head``.
+If output cannot be written, the rest is dropped. This is an error unless the reader has gone, as with ``| head``.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class _Queue:
             piece = self.pending.popleft()
             try:
                 done = os.write(fd, piece)
-            except BlockingIOError:  # the reader, or another writer, was quicker
+            except BlockingIOError:  # for example, another writer was quicker
                 self.pending.appendleft(piece)
                 return
             if done < len(piece):
@@ -91,7 +91,7 @@ class Outlet:
             self._put(text, may_drop=False)
 
     def put_event(self, text: str, *, may_drop: bool = False) -> None:
-        """Write a text like :meth:`put`, but leave an error to :meth:`flush`."""
+        """Write a text as :meth:`put` does, but leave it to :meth:`flush` to raise an error."""
         drawn = self._drawn_beside()
         try:
             with contextlib.nullcontext() if drawn is None else drawn.lifted():
@@ -183,7 +183,7 @@ def _reopened(stream: TextIO) -> int | None:
     """Open a stream's terminal again; None if it cannot be opened, as after su.
 
     poll() reports a terminal as writable if it has room for a byte, but then a write waits until all of it fits,
-    unless the descriptor is non-blocking. The stream's own must not become so: the shell shares it.
+    unless the descriptor is non-blocking. The stream's own descriptor must stay blocking: the shell shares it.
     """
     if _terminal_device(stream) is None:
         return None
@@ -194,7 +194,7 @@ def _reopened(stream: TextIO) -> int | None:
 
 
 def _wait(fd: int, *, forever: bool = False) -> bool:
-    """Return whether a write would take or refuse bytes at once; ``forever``: wait until it would."""
+    """Return whether a write would succeed or fail at once; ``forever``: wait until it would."""
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     return bool(poll.poll(None if forever else 0))

@@ -73,7 +73,7 @@ def _question(originals: list[tuple[str, int]], plan: Plan) -> Question:
 def _condition(count: int) -> str:
     if count == 1:
         return " once QEMU finds its overlay identical (its VM must be shut down)"
-    return ", each once QEMU finds its overlay identical (their VMs must be shut down)"
+    return ", each as soon as QEMU finds its overlay identical (their VMs must be shut down)"
 
 
 def _print_next_steps(console: Console, path: str, plan: Plan, outcomes: list[GuestOutcome]) -> None:
@@ -85,8 +85,8 @@ def _print_next_steps(console: Console, path: str, plan: Plan, outcomes: list[Gu
     devices = {guest.name for guest in plan.to_convert if guest.is_on_device}.intersection(kept)
     if devices - set(bound):
         console.say(
-            "Originals that are block devices are always kept. Their space comes back only once you remove the"
-            " devices, or discard what is on them, after you have come to trust the overlays."
+            "Originals that are block devices are always kept. Once you trust the overlays, remove the devices, or"
+            " discard what is on them: only then does their space come back."
         )
     for sentence in must_stay(plan, bound):
         console.warn(sentence)
@@ -98,8 +98,8 @@ def _print_next_steps(console: Console, path: str, plan: Plan, outcomes: list[Gu
         console.say(
             f"The space is freed once the {originals} deleted."
             f" Before {'its VM runs on the overlay' if one else 'their VMs run on the overlays'},"
-            f" `batchdiff apply {path} --retire quarantine` (or delete) can retire {them}. After {vm} has written"
-            " to its overlay, delete the original yourself once you trust the overlay."
+            f" `batchdiff apply {path} --retire quarantine` (or delete) can retire {them}. If {vm} has already"
+            " written to its overlay, delete the original yourself once you trust the overlay."
         )
     if Fate.QUARANTINED in fates:
         one = fates.count(Fate.QUARANTINED) == 1
