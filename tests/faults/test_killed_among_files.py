@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import many_files
 import notation
 import pytest
 from commands import COMMAND, batchdiff
+from filesystems import mounted
 from seeds import seeded
 
 from batchdiff.image.open import open_image
@@ -75,11 +77,22 @@ def assert_ended(folder: Path) -> None:
     assert found == {f"{kind}.new" for kind in KINDS}
 
 
-def killed(folder: Path, verb: tuple[str, ...], call: str, number: int, *, then: tuple[str, ...] = ()) -> bool:
+def killed(
+    folder: Path,
+    verb: tuple[str, ...],
+    call: str,
+    number: int,
+    *,
+    then: tuple[str, ...] = (),
+    before: Callable[[Path], None] = lambda _: None,
+    between: Callable[[Path], None] = lambda _: None,
+) -> bool:
     prepare(folder, verb)
+    before(folder)
     inject = strace("-o", "/dev/null", "-e", f"inject={call}:signal=SIGKILL:when={number}")
     done = subprocess.run([*inject, *COMMAND, *verb], cwd=folder, check=False, timeout=120, capture_output=True)
     assert_nothing_is_lost(folder)
+    between(folder)
     batchdiff(*(then or verb), cwd=folder)
     if not then:
         assert_ended(folder)
@@ -121,14 +134,45 @@ def test_killed_at_every_call(tmp_path, verb):
     assert count >= 0.95 * len(found)
 
 
+RESTORE = ("restore", "fleet.plan.json", "-q")
+
+
 @pytest.mark.parametrize("number", [3, *(pytest.param(each, marks=pytest.mark.long) for each in (1, 2, 4, 5, 6))])
 def test_restore_after_a_kill_leaves_no_extents(tmp_path, number):
     """From the second unlink to the fourth, the first guest's descriptor is gone, and extents are still there."""
     folder = tmp_path / "fleet"
-    assert killed(folder, APPLY, "unlink", number, then=("restore", "fleet.plan.json", "-q"))
+    assert killed(folder, APPLY, "unlink", number, then=RESTORE)
+    assert_restored(folder)
+    assert len(list(folder.glob(f"{KINDS[0]}-f*"))) == (3 if number == 1 else 0)
+
+
+def test_nor_if_the_rebuilt_image_gets_the_originals_inode_number(tmp_path):
+    numbers = []
+
+    def remember(folder: Path) -> None:
+        numbers.append((folder / f"{KINDS[0]}.vmdk").stat().st_ino)
+
+    def free_it_first(folder: Path) -> None:
+        """Use up all lower numbers: ext4 gives a new file the lowest free one."""
+        for count in range(1000):
+            filler = folder / f"fleet.filler-{count}"
+            filler.touch()
+            if filler.stat().st_ino == numbers[0]:
+                filler.unlink()
+                return
+        raise AssertionError("the number of the deleted original was not given to any new file")
+
+    with mounted(tmp_path, "ext4") as point:
+        folder = point / "fleet"
+        assert killed(folder, APPLY, "unlink", 3, then=RESTORE, before=remember, between=free_it_first)
+        remember(folder)
+        assert numbers[0] == numbers[1], "the case that this test is about"
+        assert_restored(folder)
+
+
+def assert_restored(folder: Path) -> None:
     for kind in KINDS:
         path, form = folder / f"{kind}.vmdk", many_files.form_of(kind)
         assert notation.qemu_content(path, form) == notation.content(CHANGED)
         with open_image(ImageSource(str(path), ImageFormat(form))) as image:
             assert {str(each) for each in folder.glob(f"{kind}[.-]*")} == set(image.source.files)
-    assert len(list(folder.glob(f"{KINDS[0]}-f*"))) == (3 if number == 1 else 0)

@@ -243,8 +243,10 @@ class Swap:
             parts = [part for part in state.parts if part[0] == self.task.data_file]
             self.remarks += delete_other_files(parts, self._run, of="the overlay", freed=self.changes)
         names = original_names(original.source.path)
-        is_gone = where_is(names, original.fingerprints[0]) is OutgoingAt.GONE
-        if not (is_gone and parts_left(original.other_files)):
+        where = where_is(names, original.fingerprints[0])
+        # The image that this swap wrote may have got the inode number of the deleted original.
+        is_new = where is OutgoingAt.NAMED and Action.WRITE in self._done and self.task.incoming.path == names.own
+        if not ((is_new or where is OutgoingAt.GONE) and parts_left(original.other_files)):
             return
         if state.fate is Fate.DELETED or (state.deleting and self.task.goal is not Goal.RESTORE):
             if Action.UNLINK not in self._done and not can_be_opened(self.task.incoming.source):
