@@ -5,7 +5,7 @@
     0        64K        128K       192K, 256K        1M
     | mark   | header 1 | header 2 | region tables   | log, BAT, metadata and blocks, each in whole MiB ...
 
-Between two "chunks" of blocks, the BAT has an entry for a bitmap of sectors, which only differencing images use.
+Between two "chunks" of blocks, the BAT has an entry for a sector bitmap, which only differencing images use.
 QEMU does not report block status for this format, but reads the blocks as this module maps them.
 
 Source: Microsoft, [MS-VHDX]; QEMU ``block/vhdx.c`` (``vhdx_parse_header``, ``vhdx_open_region_tables``,
@@ -48,15 +48,16 @@ _KNOWN = {
 }
 """Lengths of metadata items in bytes, by GUID as stored."""
 _CHUNK = (1 << 23) * SECTOR
-"""Bytes of the disk per bitmap of sectors."""
+"""Bytes of the disk per sector bitmap."""
 _REQUIRED_REGION, _REQUIRED_ITEM, _HAS_PARENT = 1, 4, 2
 
 _NOT_PRESENT = (0, 1, 2, 3, 5)
-"""States that QEMU reads as zeros: not present, undefined, zero, unmapped (3, or 5 in version 0.95)."""
+"""States that QEMU reads as zeros: not present, undefined, zero, unmapped (3, or 5 in version 0.95 of the
+specification)."""
 _PRESENT, _PARTIAL = 6, 7
 _ENTRY_BYTES = 8
 _MOST_SPARE = 64 * MIB
-"""The most bytes of a BAT beyond what the disk needs; programs only round it up to whole MiB."""
+"""The most bytes that a BAT may have beyond what the disk needs; programs only round its size up to whole MiB."""
 _AT_ONCE = 1 << 20
 """In entries of the BAT."""
 _MOST_RUNS = 2_000_000
@@ -112,7 +113,8 @@ def inspect_vhdx(read: ReadAt, file_size: int) -> Outline:
 
     :raises FormatError: the image cannot be used.
     """
-    # QEMU does not map block by block, but keeps the whole BAT in memory, so a large BAT must be stored on disk.
+    # QEMU does not map block by block, but keeps the whole BAT in memory, so an image with a large BAT must take
+    # that much space on disk, too.
     return Outline(_inspected(read, file_size).entries, bytes_each=_ENTRY_BYTES)
 
 

@@ -1,8 +1,8 @@
-"""The GUID of a VHDX image, and the GUIDs of the image that it names as its parent.
+"""The GUID of a VHDX image, and the GUIDs by which it names its parent.
 
 ::
 
-    header      its own: the GUID that changes when its data does
+    header      the image's own GUID: the one that changes when the data does
     metadata    parent locator: keys and values, among them parent_linkage = {GUID of the parent's header}
 
 Nothing else is parsed, so even a damaged image can yield these GUIDs.
@@ -79,7 +79,7 @@ def _in_locator(data: bytes) -> Iterator[bytes]:
 
 
 def _stored(match: re.Match[str]) -> Iterator[bytes]:
-    """Yield a GUID as stored, its first three numbers little-endian, if it is hexadecimal."""
+    """Yield a GUID as stored, with the first three numbers little-endian; nothing if it is not hexadecimal."""
     try:
         groups = [bytes.fromhex(group) for group in match.groups()]
     except ValueError:

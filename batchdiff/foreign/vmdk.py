@@ -20,11 +20,11 @@ from batchdiff.units import SECTOR, TIB, ceil_div
 
 SPARSE_HEADER = struct.Struct("<4sIIQQQQIQQQB4sH")
 TEXT_AT, TEXT_BYTES = SECTOR, 20 * SECTOR
-"""Where QEMU looks for a parent, whatever place and size the header gives."""
+"""Where QEMU looks for a parent's name, whatever place and size of the descriptor the header gives."""
 NO_SIGNATURE = "it is not a VMDK image: its signature is missing"
 NO_DESCRIPTOR = "its descriptor is missing, too large, or not directly after the header"
 _EXTENTS = {b"COWD": "vmfsSparse", b"\xbe\xba\xfe\xca": "seSparse"}
-"""Types on ESXi, by the signatures of their extents."""
+"""Types of images on ESXi, by the signatures of their extents."""
 _COPY_DESCRIPTOR = (
     "Make a qcow2 copy of the whole image from its descriptor, a small text file:"
     " `qemu-img convert -f vmdk -O qcow2 DESCRIPTOR COPY`. Use the copy in the manifest."
@@ -44,7 +44,7 @@ _SPARSE_TYPES = {_SPARSE: "monolithicSparse", "streamoptimized": "streamOptimize
 
 
 class _SparseHeader(NamedTuple):
-    """In bytes, except ``grains``, their number."""
+    """Places and sizes in bytes; ``grains``: the number of grains."""
 
     text_at: int
     text_size: int
@@ -97,7 +97,7 @@ def _inspect_header(read: ReadAt, file_size: int) -> _SparseHeader:
         remedy=CONVERT_ELSEWHERE,
     )
     require(directory != AT_END, "it has a footer, but is not compressed")
-    # Without a capacity, QEMU would treat the file as a text descriptor, and open the extents that it names.
+    # If the capacity is 0, QEMU would treat the file as a text descriptor, and open the extents that it names.
     require(capacity > 0, "its size is 0")
     is_power = grain & (grain - 1) == 0
     require(8 <= grain <= _MOST_GRAIN and is_power and 0 < entries <= 512, INVALID_SIZES)
@@ -116,7 +116,7 @@ def _inspect_header(read: ReadAt, file_size: int) -> _SparseHeader:
 
 
 def with_extent_name(descriptor: bytes, name: str) -> bytes:
-    """Return a descriptor, equally long, with another name for its extent; unchanged if that is impossible."""
+    """Return a descriptor of the same length with another name for its extent; unchanged if that is impossible."""
     if not name.isascii() or not name.isprintable() or '"' in name:
         return descriptor
     changed = _EXTENT_NAME.sub(lambda found: found[1] + name.encode() + b'"', descriptor.rstrip(b"\0"), count=1)

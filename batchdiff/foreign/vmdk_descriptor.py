@@ -34,7 +34,7 @@ _EXTENT = re.compile(rb'RW[ \t]+(\d{1,15})[ \t]+([A-Z]+)[ \t]+"([^"]+)"(?:[ \t]+
 _ACCESS = re.compile(rb"(?i:rw|rdonly|noaccess)\b")
 _CONTENT_IDS_WITHIN = 20 * SECTOR
 _NUMBER_AFTER_ONE = re.compile(rb".\s*[-+]?[0-9A-Fa-f]", re.DOTALL)
-"""As ``sscanf("%x")`` reads after one byte, an equals sign in any sane descriptor."""
+"""After one byte (an equals sign in any sane descriptor): the beginning of a number for ``sscanf("%x")``."""
 _SETTING = re.compile(rb'([A-Za-z][\w.-]*)[ \t]*=[ \t]*(?:"([^"]*)"|([^"]*))')
 _CONTROL = re.compile(rb"[^\t\r\n -~\x80-\xff]|\r(?!\n)")
 _NO_PARENT = b"ffffffff"
@@ -62,7 +62,7 @@ _ONE_EXTENT = {"monolithicFlat", "vmfs"}
 
 
 class VmdkExtent(NamedTuple):
-    """An extent: its file's name as written, and in bytes its length and its offset there."""
+    """An extent: its file's name as written, its length, and its offset in that file, both in bytes."""
 
     name: str
     length: int
@@ -85,7 +85,8 @@ def read_descriptor(read: ReadAt, file_size: int) -> Descriptor:
     require(file_size <= _MOST_TEXT, too_long, remedy=COPY)
     text, _, rest = read(0, file_size).partition(b"\0")
     rest = rest.rstrip(b"\0")
-    # If QEMU writes a content ID that has fewer digits, the end of the longer text stays behind its null byte.
+    # If QEMU writes a content ID with fewer digits than before, the end of the old text stays behind the null byte
+    # of the new one.
     is_left = len(rest) < _MOST_DIGITS and text.endswith(rest)
     require(is_left and not _CONTROL.search(text), "its descriptor contains control characters")
     lines = [line.strip(b" \t\r") for line in text.split(b"\n")]
@@ -145,7 +146,7 @@ def _extents(lines: list[bytes], kind: str) -> Descriptor:
     for number, line in enumerate(lines, 1):
         if not _ACCESS.match(line):
             continue
-        # QEMU skips extents with another access mode or an unknown kind: its disk would be shorter than VMware's.
+        # QEMU skips extents with another access mode or an unknown kind: it would show a shorter disk than VMware.
         extent = _EXTENT.fullmatch(line)
         if extent is None or extent[2] != word.encode():
             form = f'RW 8192 {word} "NAME"{" 0" if word == "FLAT" else ""}'

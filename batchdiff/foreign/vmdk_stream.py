@@ -3,7 +3,9 @@
 ::
 
     | header | descriptor | marker, grain | marker, grain ... marker, table ... marker, directory | footer | end |
-      its directory is "at the end"                                            a second header, used instead
+
+    header    says that the directory is "at the end"
+    footer    a second header, used instead
 
 Source: QEMU ``block/vmdk.c`` (``vmdk_open_vmdk4``, ``vmdk_read_extent``); VMware, "Virtual Disk Format 5.0",
 "Stream-Optimized Compressed Sparse Extents".
@@ -61,7 +63,7 @@ def inspect_vmdk_stream(read: ReadAt, file_size: int) -> None:
         f"its compression method {compression} is unknown (1 is known)",
         remedy=CONVERT_ELSEWHERE,
     )
-    # Without a capacity, QEMU would treat the file as a text descriptor, and open the extents that it names.
+    # If the capacity is 0, QEMU would treat the file as a text descriptor, and open the extents that it names.
     require(capacity > 0, "its size is 0")
     require(
         text_at * SECTOR == TEXT_AT and 0 < text_size * SECTOR <= TEXT_BYTES,
@@ -76,7 +78,7 @@ def inspect_vmdk_stream(read: ReadAt, file_size: int) -> None:
 
 def _footer(read: ReadAt, file_size: int) -> tuple[int, ...]:
     """Return the footer, which takes precedence over the header."""
-    # The footer precedes the last sector of the file, whose size QEMU rounds up to whole sectors.
+    # QEMU rounds the file's size up to whole sectors; the footer precedes the last sector.
     tail = exactly(read, max(align_up(file_size, SECTOR) - 3 * SECTOR, 0), 2 * SECTOR, "footer")
     end = read(align_up(file_size, SECTOR) - SECTOR, SECTOR).ljust(SECTOR, b"\0")
     marks = [_MARKER.unpack_from(tail)[1:], _MARKER.unpack_from(end)]

@@ -31,8 +31,8 @@ _FORGED = (
 def largest_cylinder(virtual_size: int) -> int:
     """Return the most bytes that a cylinder can have in a VHD of this virtual size.
 
-    A conversion can change a disk's size by less than that: by default, QEMU rounds a new VHD up to whole
-    cylinders, and shows one that VirtualBox created rounded down.
+    A conversion can change a disk's size by less than a cylinder: by default, QEMU rounds the size of a new VHD up
+    to whole cylinders, and rounds down the size of a VHD that VirtualBox created.
 
     Source: the specification, appendix "CHS Calculation"; QEMU ``calculate_geometry()``.
     """
@@ -42,7 +42,7 @@ def largest_cylinder(virtual_size: int) -> int:
 def inspect_vpc(read: ReadAt, file_size: int) -> Outline:
     """Inspect the metadata of a VHD image, except the entries of its block table.
 
-    The clusters are a dynamic image's blocks; a fixed image has one.
+    The outline's clusters are a dynamic image's blocks; a fixed image counts as one cluster.
 
     :raises FormatError: the image cannot be used, or may be forged.
     """

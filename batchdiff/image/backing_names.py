@@ -141,8 +141,8 @@ def resolved_backing(image: ImageSource, backing: Backing | None) -> str | None:
 
 def _depends_on_who_opens_it(image: ImageSource, backing: Backing, plain: str) -> ImageError:
     there = os.path.join(os.path.dirname(image.path), plain)
-    # An untrusted header's file is not opened, not even to find out its format.
-    unknown = "" if backing.format else ", with its format in place of FORMAT"
+    # A file that an untrusted header names is not opened, not even to find out its format.
+    unknown = "" if backing.format else ", with that file's format in place of FORMAT"
     command = _rebase(image, backing.format or "FORMAT", there)
     return ImageError(
         f"cannot use {image.path}",

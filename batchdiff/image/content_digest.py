@@ -6,8 +6,8 @@
     range of 64 MiB     xxh3-128 of (window number in the range, 8 bytes LE; window digest) for each window
     template            xxh3-128 of (virtual size, 8 bytes LE), then (range number, range digest) for each range
 
-Windows and ranges of zeros are left out, so a copy in another format or with other holes has the same digest. It
-detects changes, not forgeries.
+Windows and ranges of zeros are left out, so a copy in another format or with other holes has the same digest. A
+digest detects changes, not forgeries.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def combine_digests(virtual_size: int, ranges: dict[int, bytes]) -> str:
 def content_digest(image: Image, *, check: Callable[[], None], report: Callable[[int], None] = ignore) -> str:
     """Read an image, and return its labelled digest.
 
-    ``check`` may raise an error. ``report`` is called with the bytes of the disk that are done, read or not.
+    ``check`` may raise an error. ``report`` is called with the number of bytes of the disk that are done, whether
+    read or not.
 
     :raises ImageError: the image cannot be read.
     """

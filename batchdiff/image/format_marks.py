@@ -1,4 +1,4 @@
-"""The format that a file's magic number suggests: a hint, because a guest can write such a number to a raw disk.
+"""The format that a file's magic number suggests: only a hint, because a guest can write one to a raw disk.
 
 Source: the probe functions of QEMU's block drivers (``block/*.c``); the LUKS on-disk format specification.
 """
@@ -46,18 +46,18 @@ _ONLY_TO_QEMU = (
 """Beginnings of images of kinds that batchdiff does not read."""
 
 _BY_NAME = (".dmg", "dmg")
-"""The suffix that QEMU goes by if no first bytes match."""
+"""The suffix, and its format, by which QEMU goes if it does not recognise the first bytes."""
 
 
 def looks_like(path: str, observer: ReadObserver | None = None) -> ImageFormat | None:
-    """Return the format that a file's bytes suggest, or raw; None if it cannot be read or hold an image."""
+    """Return the format that a file's bytes suggest, or raw; None if it is unreadable, or cannot hold an image."""
     return _marked(path, lambda descriptor: _by_head(descriptor, observer) or _by_footer(descriptor, observer))
 
 
 def guesses_of_qemu(path: str, name: str, observer: ReadObserver | None = None) -> set[str]:
     """Return the formats, by QEMU's names, as which QEMU may open a file if nothing names its format.
 
-    Empty if it cannot be read or hold an image. ``name``: the name by which QEMU opens it.
+    Empty if it is unreadable, or cannot hold an image. ``name``: the name by which QEMU opens it.
     """
     return _marked(path, lambda descriptor: _guesses(_read(descriptor, 0, _HEAD, observer), name)) or set()
 

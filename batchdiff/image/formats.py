@@ -59,8 +59,8 @@ class Unchecked(NamedTuple):
 class Format(NamedTuple):
     """A row of the table.
 
-    ``opener`` opens no backing file: besides the image's own file, only the source's secret file, and extents or a
-    data file beside the image or in ``allow_folders``. It raises ImageError if one of them cannot be used.
+    ``opener`` opens only the image's own file, the source's secret file, and extents or a data file beside the
+    image or in ``allow_folders``; never a backing file. It raises ImageError if one of these files cannot be used.
 
     ``safety``: a statement about the other files, then phrases for the checks before any byte is trusted.
     """
@@ -172,7 +172,8 @@ FORMATS: dict[ImageFormat, Format] = {
             "header, tables, snapshots and bitmaps are aligned and inside the file, and do not overlap",
             "all table entries point into the file, and together map no more bytes than the file has",
             "while planning: no cluster has two uses that exclude each other, or more uses than its refcount",
-            "the header gives the backing file the declared format or, if it gives none, QEMU guesses that one",
+            "the header names the declared format for the backing file or, if it names none, QEMU guesses the"
+            " declared one",
         ),
     ),
     ImageFormat.QED: _mapped(
@@ -188,7 +189,7 @@ FORMATS: dict[ImageFormat, Format] = {
             Outside.ALLOWED,
             "it has no parent, and its sizes and grain tables are valid",
             "it is a single file that is its own sole extent, with its descriptor where QEMU reads it, or an"
-            " unambiguous text descriptor, whose extents are distinct and long enough",
+            " unambiguous text descriptor whose extents are distinct and long enough",
             f"if it is not compressed, {_OF_THE_MAP}",
             "if it is compressed, its footer and all its tables are valid, no grain is used twice, and qemu-nbd,"
             " confined to this file, decompresses it",
@@ -214,8 +215,8 @@ FORMATS: dict[ImageFormat, Format] = {
         inspect_vpc,
         Outside.NOT_POSSIBLE,
         "it has no parent (QEMU would replace a parent's data with zeros)",
-        "the footer that QEMU uses has the correct checksum, and another one gives the same disk type; a fixed"
-        " disk fits into the file, and a dynamic one has a valid block table",
+        "the footer that QEMU uses has the correct checksum, and the other one, if any, gives the same disk type;"
+        " a fixed disk fits into the file, and a dynamic one has a valid block table",
     ),
     ImageFormat.PARALLELS: _mapped(
         inspect_parallels,

@@ -395,7 +395,7 @@ def test_a_relative_name_after_its_protocol(tmp_path, form):
     assert qemu_cannot_open(top)
     error = caught.value
     if not form:  # it is not guessed: an untrusted header's file is not opened for that
-        assert "correct the header, with its format in place of FORMAT: `" in error.remedy
+        assert "correct the header, with that file's format in place of FORMAT: `" in error.remedy
         error = ImageError(error.what, remedy=error.remedy.replace("-F FORMAT", "-F raw"))
     follow(error)
     with open_image(replace(source(top), backing=(below,))) as opened:

@@ -24,8 +24,8 @@ from batchdiff.units import SECTOR
 _State: TypeAlias = tuple[int, int, int]
 
 _SETTLED_NS = 2_000_000_000
-"""Only files unchanged for this long are cached: a second change within a tick of the filesystem's clock does not
-change the times."""
+"""Only files unchanged for this long are cached: within one tick of the filesystem's clock, a further change
+leaves the times as they are."""
 
 
 class Heads:

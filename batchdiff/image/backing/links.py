@@ -1,6 +1,6 @@
 """The graph of images and the files that they name.
 
-Only regular files are read, and block devices that are added: opening a device can have side effects.
+Besides regular files, only block devices that the caller adds are read: opening a device can have side effects.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class BackingGraph:
     def add(self, path: str) -> Unread | None:
         """Add an image, in a file or on a block device, with its backing chain.
 
-        Return why the image itself could not be read; None, too, if it is missing or need not be read.
+        Return why the image itself could not be read; None if it was read, is missing or need not be read.
         """
         place = self._place(path)
         if place.identity is not None and place.is_device:
@@ -102,7 +102,7 @@ class BackingGraph:
                     self.add(entry.path)
 
     def dependents_of(self, targets: Iterable[Target]) -> dict[Identity, str]:
-        """Return the images that depend on a target at any level, each with a path to it."""
+        """Return the identities of the images that depend on a target at any level, each with the image's path."""
         found: dict[Identity, str] = {}
         pending = list(targets)
         while pending:
@@ -130,7 +130,8 @@ class BackingGraph:
         if identity is None or identity in self._untouched or not (place.is_regular or identity in self._devices):
             return
         self._paths.setdefault(identity, place.path)
-        # A file is examined once for each folder against which its names may be resolved. This also ends loops.
+        # A file is examined only once for each folder against which its names may be resolved, which also ends
+        # loops.
         folders = [folder for folder in place.folders if (identity, folder) not in self._entered]
         self._entered.update((identity, folder) for folder in folders)
         for named in self._names(place, identity) if folders else ():

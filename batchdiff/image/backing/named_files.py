@@ -64,7 +64,7 @@ class Named(NamedTuple):
 
 
 def bytes_needed(head: bytes) -> int:
-    """Return how many bytes :func:`names_in` needs, by a file's first bytes; at least ``FIRST``."""
+    """Judging by a file's first bytes, return how many bytes :func:`names_in` needs: at least ``FIRST``."""
     end = 0
     if head.startswith(MAGIC):
         end = min(name_ends_at(head), claimed_cluster_size(head))
@@ -107,7 +107,7 @@ def _is_vpc_difference(head: bytes) -> bool:
 
 
 def identifier_in(head: bytes, last: bytes) -> str | None:
-    """Return the name that :func:`names_in` gives to a VDI or VHD parent; None for other formats.
+    """Return the name that :func:`names_in` gives to this VDI or VHD image as a parent; None for other formats.
 
     ``last``: the last sector of the file, or nothing if :func:`may_have_footer` returns False.
     """

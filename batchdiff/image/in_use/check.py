@@ -8,8 +8,8 @@
     a write lease, then /proc    VMs that wait for an incoming migration, and have not locked the file yet
     an exclusive open, /proc     other uses of a block device, which has no leases
 
-QEMU must not even read a guest, which may be a VM's disk or an overlay's backing file; other readers are allowed.
-Processes on other hosts may go unnoticed.
+QEMU must not even read a guest, because the guest may then be a VM's disk or an overlay's backing file; other
+readers are allowed. Processes on other hosts may go unnoticed.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def check_usage(fd: int, purpose: Purpose) -> Usage:
 
 
 def users(path: str) -> str:
-    """Return a clause about the users of an image that locks alone show; empty if none are found.
+    """Return a clause about the users of an image, judging by locks alone; empty if none are found.
 
     :raises ImageError, OSError: a limit on open files or memory is reached.
     """

@@ -32,8 +32,8 @@ from batchdiff.image.in_use.open_files import have_open, holders_of
 from batchdiff.image.in_use.qemu_locks import CHANGES, others_locks, release_locks, take_locks
 
 _CLOSING_SECONDS = 2.0
-"""Seconds to wait for a file that no process is found to have open: the kernel closes the files of a program with
-io_uring, such as `qemu-img compare`, only after it has ended."""
+"""Seconds to wait while a file is in use, but no process is found to have it open: if a program used io_uring, as
+`qemu-img compare` does, the kernel closes its files only after it has ended."""
 
 _NAMING_SECONDS = 0.5
 """Seconds to look for a writer that was let in: it needs a moment to return from open()."""
@@ -68,7 +68,7 @@ class Held:
         return [grip for grip in self._grips if grip.purpose is self._grips[0].purpose]
 
     def is_broken(self) -> bool:
-        """Return whether the hold was given up, or a program waits to write to a leased file or was let in."""
+        """Return whether the hold was given up, or a writer of a leased file is waiting or was let in."""
         return self._given_up is not None or any(grip.leased and lease_is_broken(grip.fd) for grip in self._grips)
 
     def check(self) -> None:
@@ -137,7 +137,7 @@ class Held:
     def _give_up(self, grip: _Grip, objection: str, named: Callable[[int], str] = lambda _: "") -> None:
         self._given_up = grip, objection
         self.release()
-        with contextlib.suppress(OSError):  # a limit is reached: the use is certain, only its name is not
+        with contextlib.suppress(OSError):  # a limit is reached: the use is certain, the user is unknown
             self._given_up = grip, named(grip.fd) or objection
 
 
