@@ -97,7 +97,8 @@ def text(old, new):
 
     def change(image):
         start = image.index(b"# Disk DescriptorFile")
-        descriptor = bytes(image[start : start + 20 * 512]).rstrip(b"\0").replace(old, new)
+        # QEMU writes a shorter text over a longer one, of which a piece may remain after the null byte.
+        descriptor = bytes(image[start : start + 20 * 512]).partition(b"\0")[0].replace(old, new)
         image[start : start + 20 * 512] = descriptor.ljust(20 * 512, b"\0")
 
     return change
@@ -109,9 +110,9 @@ def hidden_descriptor(at, size):
     def change(image):
         harmless = bytes(image[512 : 512 + 20 * 512])
         text(b"createType", PARENT)(image)
-        found = image[512 : 512 + 20 * 512].rstrip(b"\0")
+        found = image[512 : 512 + 20 * 512].partition(b"\0")[0]
         if size == 1:  # the parent comes after the first sector
-            found = harmless.rstrip(b"\0").ljust(512, b"\n") + PARENT[:-10]
+            found = harmless.partition(b"\0")[0].ljust(512, b"\n") + PARENT[:-10]
         image[512 : 512 + 20 * 512] = found.ljust(20 * 512, b"\0")
         image += bytes(-len(image) % 512)
         struct.pack_into("<QQ", image, 28, at or len(image) // 512, size)
