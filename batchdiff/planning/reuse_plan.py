@@ -21,8 +21,8 @@ from batchdiff.planning.sizes.overlay_sizes import ComparedSizes, OverlaySize
 def why_unusable(older: Plan, template: PlannedImage, *, unchanged: bool, sharing: bool, generator: str) -> str:
     """Return why nothing in an older plan can be reused; empty if some of it may be.
 
-    ``unchanged``: whether the template is known to have the same content as then; ``sharing``: whether it shares
-    blocks with other files now.
+    ``unchanged``: whether the template is known to have the same content as when the older plan was made.
+    ``sharing``: whether the template shares blocks with other files now.
     """
     if older.generator != generator:
         return f"it was made by {older.generator}, not by {generator}"
@@ -73,7 +73,10 @@ def reusable_overlay(part: GuestPlan, options: OverlayOptions) -> ReusedOverlay 
 
 
 def _fixed(options: OverlayOptions) -> OverlayOptions:
-    """Fix the options that need not be equal; cluster size and L2 entries are compared as the geometry."""
+    """Give fixed values to the options that need not be equal.
+
+    Cluster size and L2 entries are compared as the geometry.
+    """
     return dataclasses.replace(
         options, cluster_size=None, extended_l2=None, backing_path=BackingPath.ABSOLUTE, lazy_refcounts=False
     )

@@ -35,8 +35,8 @@ Progress = Callable[[int, int], None]
 class ScanSettings:
     """The settings of a scan.
 
-    ``generator``: this version of batchdiff; only its checkpoints are used. ``opened`` is called before data is
-    located in each guest, with the number of guests before it.
+    ``generator``: this version of batchdiff; only its checkpoints are used. Before data is located in a guest,
+    ``opened`` is called with the number of guests before this one.
     """
 
     budget: Budget
@@ -49,7 +49,7 @@ class ScanSettings:
     remote: RemoteScans | None = None
 
     def close(self) -> None:
-        """Close the connection to other hosts, if any: this process must not fork while it has its threads."""
+        """Close the connection to other hosts, if any: while it has threads, this process must not fork."""
         if self.remote is not None:
             self.remote.close()
 
@@ -111,7 +111,7 @@ class _Kinds:
 
 
 class _Part(NamedTuple):
-    """Guests that are scanned together, and the ranges; ``exported`` may have other guests, too."""
+    """Guests that are scanned together, and the ranges to scan; ``exported`` may contain other guests, too."""
 
     names: tuple[str, ...]
     numbers: list[int]
@@ -134,7 +134,7 @@ def _parts(
     kinds: _Kinds,
     settings: ScanSettings,
 ) -> list[_Part]:
-    """Divide the scan. Remote parts come first: connections must end before forks."""
+    """Divide the scan into parts. Remote ones come first: the connection must be closed before a fork."""
     most = settings.budget.files
     files = files_to_open(guests, kinds.exported, most)
     remote, local = [], []

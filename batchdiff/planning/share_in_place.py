@@ -1,4 +1,4 @@
-"""A guest's plan to share blocks in place, as its strategy or the alternative to an overlay."""
+"""A guest's plan to share blocks in place, as its strategy or as the alternative to an overlay."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def or_share(
     units: Callable[[], Extents],
     known: ExtentTable | None,
 ) -> GuestPlan:
-    """Return the plan, with what sharing would save instead of its overlay, if that can be found.
+    """Return the plan for an overlay; if possible, with what sharing in place would save instead.
 
     ``template``: None if no file can share blocks with it. ``units``, ``known``: see :func:`survey_sharing`.
     """

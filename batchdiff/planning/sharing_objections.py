@@ -23,7 +23,7 @@ _INSTEAD = f"use `strategy: {Strategy.OVERLAY}` for this guest"
 
 
 def without_unshareable(parts: list[Part], template: Image, observer: ReadObserver | None = None) -> list[Part]:
-    """Return the parts; refuse guests that are to share blocks but cannot, or cannot be opened."""
+    """Return the parts; refuse guests that are to share blocks but cannot do so or cannot be opened."""
     return [
         _decided(part, template, observer)
         if isinstance(part, Candidate) and part.entry.strategy is Strategy.SHARE
@@ -70,5 +70,7 @@ def _why_fixed(layer: Layer) -> str:
     is_owner = os.geteuid() in {0, os.fstat(layer.fd).st_uid}
     lacking = "" if is_owner else lacking_access(Deed.WRITE, path)
     return (
-        f"{lacking}; plan and apply as root, as the owner of the file, or with that permission" if lacking else ""
+        f"{lacking}; plan and apply as root, as the owner of the file, or as another user with that permission"
+        if lacking
+        else ""
     )

@@ -38,7 +38,7 @@ def survey_sharing(
 ) -> Sharing:
     """Return the space that a guest gives back if it shares the blocks that equal the template's.
 
-    ``units``: in units of 4 KiB. ``known``: the result of
+    ``units``: the guest's extents, in units of 4 KiB. ``known``: the result of
     :func:`~batchdiff.image.storage.shared_blocks.raw_extents`, if the guest was mapped before. ``allocated``: the
     bytes that the guest takes on disk now.
 

@@ -41,7 +41,7 @@ _LOGGERS = ("distributed", "tornado", "asyncio")
 
 
 class Certificates(NamedTuple):
-    """The planner's files in PEM format; if None, that of Dask's configuration (distributed.comm.tls)."""
+    """The planner's files in PEM format; None: Dask's configuration names the file (distributed.comm.tls)."""
 
     authority: str | None = None
     certificate: str | None = None
@@ -63,7 +63,8 @@ def connect(
         client = Client(address, security=security, timeout=_TIMEOUT, set_as_default=False, name="batchdiff-plan")
     except (OSError, TimeoutError, MemoryError, ValueError, struct.error) as error:
         said = _IN_DASK.sub("", str(error.__cause__ or error)) or f"it did not answer within {_TIMEOUT:.0f} s"
-        if isinstance(error, MemoryError | ValueError | struct.error):  # taken for the lengths of frames
+        # Raised if bytes of another protocol are read as the lengths of frames.
+        if isinstance(error, MemoryError | ValueError | struct.error):
             said = "whatever listens there does not answer as a Dask scheduler does"
         raise WorkerError(
             f"cannot connect to the scheduler at {address}",
@@ -82,7 +83,7 @@ async def _greet(address: str, security: Security | None) -> None:
 
 
 def _why_unreachable(address: str) -> str:
-    """Try without Dask, which retries until its timeout and often does not report the cause."""
+    """Try to connect without Dask, which retries until its timeout and often does not report the cause."""
     place = urlsplit(address)
     try:
         socket.create_connection((str(place.hostname), place.port or 0), timeout=1).close()
@@ -128,7 +129,7 @@ _CERTIFICATES = (
 
 
 def _be_quiet() -> None:
-    """Silence each logger of Dask: its configuration gives some of them a level of their own."""
+    """Silence each logger separately: Dask's configuration gives some of them a level of their own."""
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] in _LOGGERS:
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)

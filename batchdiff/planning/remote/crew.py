@@ -86,7 +86,7 @@ class Crew(Generic[Task, Result]):
         return bool(self.refused) and not self._ever_admitted
 
     def look(self) -> None:
-        """Note lost and slow workers, and ask new ones; do nothing if that was done just now.
+        """Note lost and slow workers, and ask new ones; do nothing if called again within ``LOOK_AGAIN`` seconds.
 
         :raises OSError: the scheduler does not answer.
         """
@@ -162,13 +162,13 @@ class Crew(Generic[Task, Result]):
         self.warn(f"the worker {worker} is left out: {reason}")
 
     def error(self) -> WorkerError:
-        """Return the error if no worker can do the tasks."""
+        """Return the error to raise when no worker can do the tasks."""
         if self._ever_admitted:
             why = "the last worker that took part died, froze or left, and no other has taken its place"
             return WorkerError("the scan ran out of workers", why=why, remedy=CONTINUE)
         if self.refused:
             why = "; ".join(f"{worker}: {reason}" for worker, reason in list(self.refused.items())[:3])
-            remedy = "Fix that, or plan without --scheduler."
+            remedy = "Fix the cause for at least one worker, or plan without --scheduler."
             return WorkerError("none of the scheduler's workers can scan these images", why=why, remedy=remedy)
         remedy = "Start some with `dask worker` and this scheduler's address (docs/many-hosts.md)."
         return WorkerError("the scheduler has no workers that answer", remedy=remedy)

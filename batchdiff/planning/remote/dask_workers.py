@@ -1,4 +1,4 @@
-"""The executor that has a Dask scheduler's workers do tasks.
+"""The executor that gives tasks to the workers of a Dask scheduler.
 
 ::
 
@@ -6,7 +6,7 @@
                         |            '- if it dies, others get its tasks
                         '-> left out, with the reason
 
-The client has threads until it is closed.
+The client has threads until it is closed, so this process must not fork before then.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ _: type[RemoteExecutor] = DaskWorkers
 
 @dataclass(slots=True)
 class _Pending(Generic[Task]):
-    """A task, and the worker that last had it; empty: none had it."""
+    """A task, and the worker that last had it; empty if no worker has had it."""
 
     task: Task
     worker: str
@@ -124,7 +124,7 @@ class _Work(Generic[Task, Result]):
         return self._is_exhausted and not self.pending and not self._again
 
     def submit(self, workers: set[str]) -> None:
-        """Take back other workers' tasks, and give tasks to these.
+        """Take back tasks from all workers but ``workers``, and give tasks to these.
 
         :raises WorkerError: too many workers were lost during one task.
         """
@@ -149,7 +149,7 @@ class _Work(Generic[Task, Result]):
         return None
 
     def _take_back(self, workers: set[str]) -> None:
-        """Take back the tasks of all workers but these: Dask would wait for lost workers to return."""
+        """Take back the tasks of all workers but ``workers``: Dask would wait for lost workers to return."""
         for worker in sorted({pending.worker for pending in self.pending.values()} - workers):
             self._take_all_from(worker)
 
@@ -210,7 +210,7 @@ class _Work(Generic[Task, Result]):
         several = f"{deaths} Dask workers died, froze or were cut off, each while {doing}"
         return WorkerError(
             several if deaths > 1 else f"a Dask worker died, froze or was cut off while {doing}",
-            why="they ran out of memory, a user killed them, or their hosts or network failed",
+            why="memory ran out, a user killed a worker, or a host or the network failed",
             remedy=f"See the workers' logs. {CONTINUE}",
         )
 

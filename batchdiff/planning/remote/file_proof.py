@@ -5,8 +5,8 @@
     planner   file | ....#....|..#......|......#..|   a block in each of a few equal parts, hashed --> proof
     worker    same path: the same fingerprint, and the same hashes of these blocks?      no --> objection
 
-Device numbers may differ between hosts, so they alone do not count. On NFS, CephFS and cluster filesystems, a file
-has the same inode, size, mtime and ctime on every host. If a copy or an older snapshot has them too, only the
+Device numbers need not be equal: they may differ between hosts. On NFS, CephFS and cluster filesystems, a file
+has the same inode, size, mtime and ctime on every host. If a copy or an older snapshot has the same ones, only the
 excerpts can show a difference. Of a block device, only size and excerpts are compared.
 """
 

@@ -55,7 +55,7 @@ class RemoteScanJob:
     def _hides_blocks(self) -> str:
         """Return an objection if this host must see shared blocks but cannot; otherwise empty.
 
-        Bytes in shared blocks are assumed to be data unless they are read, which affects the plan's figures.
+        Bytes in shared blocks that are not read are assumed to be data. This affects the plan's figures.
         """
         if not self.scan.sharing or None not in self.scan.shared:
             return ""

@@ -7,8 +7,8 @@
     guest 2                 mapped, matched
 
 The kernel maps files for one process at a time, so workers would wait for each other. Matches count only if both
-maps of the template are equal: then a guest mapped in between that has one of its blocks has the same bytes there,
-even if blocks are moved meanwhile.
+maps of the template are equal: then a guest that is mapped in between and has one of the template's blocks has the
+same bytes there, even if blocks are moved meanwhile.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ def kinds_of_zeros(equal: Kinds) -> Kinds | None:
 
 
 def zero_units(window: WindowBuffer, first: int, last: int) -> Flags:
-    """Return whether each unit from ``first`` to before ``last`` is all zeros."""
+    """Return, for each unit from ``first`` to before ``last``, whether it is all zeros."""
     words = window.words[first * _WORDS : last * _WORDS]
     zero: Flags = window.firsts[first:last] == 0
     if np.count_nonzero(zero):  # takes a tenth of the time of any()
@@ -135,13 +135,13 @@ def zero_units(window: WindowBuffer, first: int, last: int) -> Flags:
 
 
 def differing_units(left: WindowBuffer, right: WindowBuffer, first: int, last: int) -> Flags:
-    """Return whether each unit from ``first`` to before ``last`` differs."""
+    """Return, for each unit from ``first`` to before ``last``, whether it differs."""
     differs: Flags = left.firsts[first:last] != right.firsts[first:last]
     if np.count_nonzero(differs) == last - first:  # takes a third of the time of the loop below
         return differs
     begin = first
     for end in [*(differs.nonzero()[0] + first).tolist(), last]:
-        # memcmp only what lies between units known to differ: nothing, if images differ everywhere.
+        # memcmp only what lies between units known to differ.
         if begin < end and _differ(left, right, begin, end):
             for unit in _differing_within(left, right, begin, end):
                 differs[unit - first] = True

@@ -1,4 +1,4 @@
-"""The exports of a scan, started before the fork, so that workers share one of each image.
+"""The exports of a scan, started before the fork, so that workers share one export of each image.
 
 ::
 

@@ -58,7 +58,7 @@ from batchdiff.qcow2.entries import Origin
 from batchdiff.units import MIB, align_up, ceil_div
 
 RANGE = 64 * MIB
-"""Bytes of one task. The digest's definition depends on it."""
+"""Bytes of one task. The definition of the template's digest depends on this size."""
 
 
 class _Stretch(NamedTuple):
@@ -147,10 +147,11 @@ class Scanner:
                 return _Stretch(windows, template_map, *guest_maps)
 
     def _scan_stretch(self, stretch: _Stretch, begin: int, first_index: int, findings: RangeFindings) -> None:
-        """Scan a stretch from offset ``begin``, the window ``first_index`` of the range."""
-        # A template that shares blocks is read only where a guest needs it; any other, for the digest, wherever
-        # its metadata shows data. Outside its own span, a guest gets the assumed kinds, even if the bytes were
-        # read for others: the plan does not depend on how guests are divided into batches.
+        """Scan a stretch that begins at offset ``begin``, with window ``first_index`` of the range."""
+        # A template that shares blocks is read only where a guest needs it. Any other is read wherever its
+        # metadata shows data, for the digest. With a template that shares blocks, a guest gets the assumed kinds
+        # outside its own span, even if those bytes were read for other guests: the plan must not depend on how
+        # guests are divided into batches.
         if self._sharing:
             assume_data(findings.equal[first_index : first_index + stretch.windows], stretch.template.spans)
             needed = merge_spans(guest_map.spans for guest_map in stretch.guests.values())
@@ -269,14 +270,20 @@ class Scanner:
 
 
 def _is_on(guest: Image, template: Image) -> bool:
-    """Return True if a guest is a single file on top of the template's files, in the same state."""
+    """Return True if a guest is a single file on top of the template's files.
+
+    The fingerprints of these files must be equal in both images.
+    """
     below = guest.source.backing
     same = below == (replace(template.source, backing=()), *template.source.backing)
     return same and guest.fingerprints()[1:] == template.fingerprints()
 
 
 def _load(room: memoryview, image: Image, start: int, segments: list[Segment]) -> None:
-    """Fill ``room`` from ``start`` on, with zeros past ``segments``, which begin at ``start`` or earlier."""
+    """Fill ``room`` with an image's bytes from ``start`` on; bytes past ``segments`` become zeros.
+
+    ``segments`` must begin at ``start`` or earlier.
+    """
     end = start + len(room)
     if segments and (segments[0].start < start or segments[-1].end > end):
         segments = clip_segments(segments, start, end)

@@ -64,7 +64,7 @@ def replace_span(around: Kinds, kinds: Kinds, span: Span) -> Kinds:
 
 
 def assume_data(equal: Kinds, there: Spans) -> None:
-    """Mark the template's spans as nonzero, unread: at worst, a cluster of zeros is written as data."""
+    """Assume that the template's spans are nonzero: at worst, a cluster of zeros is written as data."""
     for window, span in there.items():
         equal[window, span_units(span)] = Kind.SAME
 

@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable, Sequence
 
 _CELLS = 512
-"""The process ID determines a process's cell: if two processes share one, too little is shown."""
+"""The process ID determines a process's cell: if two processes share a cell, too little is shown."""
 
 _BETWEEN_REPORTS = 0.2
 """In seconds."""
 
 
 class RangeProgress:
-    """The bytes scanned of each range in progress on this host, over all its images."""
+    """The bytes scanned of each range in progress on this host, over all images."""
 
     def __init__(self, range_size: int, advanced: Callable[[], None]) -> None:
         """Call ``advanced`` after reports by this process, not by its workers."""
@@ -33,7 +33,7 @@ class RangeProgress:
         return RangeProgress, (self._range_size, _ignore)
 
     def reach(self, number: int, offset: int, sizes: Sequence[int]) -> None:
-        """Report, if it is time, that a range is scanned up to ``offset`` of disks of these sizes."""
+        """Report, if it is time, that a range has been scanned up to ``offset`` on disks of these sizes."""
         if (now := time.monotonic()) < self._next:
             return
         self._next = now + _BETWEEN_REPORTS

@@ -3,7 +3,7 @@
 ::
 
     granules of the older plan   |  data  |        |  zero  |  data  |        all else is equal
-    compared, a window at most   |........|        |.................|
+    compared, window by window   |........|        |.................|
     units that differ              ..  .            .......     .
 """
 
@@ -58,7 +58,7 @@ class StretchResult(NamedTuple):
 
 @frozen
 class RefineJob:
-    """Guests whose differences are read again if they can share blocks with the template.
+    """Guests whose differences are read again if the guests can share blocks with the template.
 
     ``files``: the template's files when it was first opened.
     """

@@ -62,7 +62,7 @@ def batches(guests: Sequence[str], files: Mapping[str, int], most: int) -> Itera
 def reopen(record: PlannedImage, observer: ReadObserver | None = None) -> Image:
     """Open a planned image again.
 
-    :raises ImageError: it changed since it was first opened, or cannot be opened.
+    :raises ImageError: it has changed since it was first opened, or cannot be opened.
     """
     try:
         image = open_image(record.source, observer=observer)
@@ -117,6 +117,6 @@ def open_same_files(source: ImageSource, files: Files, observer: ReadObserver | 
 
 
 def changed_meanwhile(changes: str) -> ImageError:
-    """Return the error for an image that changed since it was first opened."""
+    """Return the error for an image that has changed since it was first opened."""
     why = f"it changed while this command was running ({changes})"
     return ImageError(f"{why}. Shut down any VM that uses it, and run the same command again")

@@ -1,10 +1,10 @@
-"""The segments of images in a stretch of windows: only those to be read.
+"""The segments of images in a stretch of windows, kept only for windows with bytes to read.
 
 ::
 
     segments of a guest    |    ZERO    |FILE|       ZERO       |FILE|
     windows                |  0  |  1  |  2  |  3  |  4  |  5  |  6  |
-    kept                               |2: ..|                 |6: ..|    of windows with bytes to read
+    kept                               |2: ..|                 |6: ..|    those of windows with bytes to read
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Stride:
         self.windows = 1
 
     def fits(self, kept: int, windows: int) -> bool:
-        """Return whether so many windows fit; if not, halve the number to try next."""
+        """Return whether this many windows fit; if not, halve the number to try next."""
         if kept <= MOST_KEPT or windows == 1:
             return True
         self.windows = windows // 2

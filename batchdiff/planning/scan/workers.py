@@ -5,7 +5,7 @@
     planner   task -> pipe 1 -> worker 1 -> result      A worker's death closes its pipe: the planner knows
               task -> pipe 2 -> worker 2 -> result      its current task, and the signal that killed it.
 
-If one worker is asked for, the planner does the tasks itself.
+If only one worker is asked for, the planner does the tasks itself.
 """
 
 from __future__ import annotations
