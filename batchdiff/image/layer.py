@@ -5,7 +5,7 @@
     guest bytes   0        64k       128k      192k
                   |  FILE   |  ZERO   |  FILE   |     segments of the image, gapless and sorted
                        |                   |
-    layers        top.qcow2            backing file       a FILE segment has its layer and the address there
+    layers        top.qcow2            backing file       a FILE segment names a layer and an address in it
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Layer(Protocol):
 
     @property
     def fd(self) -> int:
-        """A read-only descriptor of that file."""
+        """A read-only descriptor of the image's own file."""
 
     @property
     def virtual_size(self) -> int:
@@ -86,7 +86,7 @@ class Layer(Protocol):
         """The losses of this layer alone."""
 
     def read_tables(self) -> None:
-        """Read the tables that stay in memory, if they have not been read.
+        """Read the tables that stay in memory, if they have not been read yet.
 
         :raises ImageError: they cannot be used.
         """
@@ -109,7 +109,7 @@ class Layer(Protocol):
         """
 
     def read(self, segment: Segment, buffer: memoryview) -> None:
-        """Fill ``buffer`` with a segment, neither ABSENT nor ZERO, of the image's own file.
+        """Fill ``buffer`` with a segment of the image's own file; no ABSENT or ZERO segment is allowed.
 
         :raises ImageError: the bytes cannot be read, or are damaged.
         """
@@ -192,7 +192,7 @@ def split_into_windows(
 
 
 def select_ranges(segments: list[Segment], ranges: Iterable[tuple[int, int]]) -> Iterator[list[Segment]]:
-    """Yield the segments in each range, cut at its edges; both must be ascending and disjoint."""
+    """Yield the segments in each range, cut at its edges; segments and ranges must be ascending and disjoint."""
     first = 0
     for start, end in ranges:
         while first < len(segments) and segments[first].end <= start:

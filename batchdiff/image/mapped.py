@@ -1,8 +1,8 @@
-"""Images whose disk is mapped to offsets in the file, mostly by QEMU.
+"""Images whose disk is mapped to offsets in files, mostly by QEMU.
 
 ::
 
-    header, inspected -> `qemu-img map` -> runs of the disk, and their offsets in the file
+    header, inspected -> `qemu-img map` -> runs of the disk, and their offsets in the files
 
 Maps of regular files can be kept, up to a limit, until a file changes.
 """
@@ -36,8 +36,8 @@ _MOST_KEPT = 2_000_000
 """Runs, of 26 bytes each, in all kept maps together; a single map may have more."""
 
 _MAP_OF_NOTHING, _BYTES_IN_MAP = 32 * MIB, 16
-"""The bytes that QEMU may print for an image that takes nothing on disk, and the bytes on disk that allow another
-one. A run of a real image takes 4 KiB or more on disk, and 100 to 150 bytes in the map."""
+"""The bytes that QEMU may print for an image that takes nothing on disk, and the bytes on disk for which it may
+print one more. A run of a real image takes 4 KiB or more on disk, and 100 to 150 bytes in the map."""
 
 _MOST_LOOKED_AT = 1000
 """Runs to search for data; if none has any, the next run counts as data."""
@@ -51,7 +51,7 @@ _lock_of_kept = threading.Lock()
 class MappedLayer(WithOthers):
     """An image whose disk is mapped to offsets in its files.
 
-    ``inspect`` checks the header before QEMU opens the image. ``own_map`` makes the map instead of QEMU, which
+    ``inspect`` checks the header before QEMU opens the image. ``own_map`` makes the map instead of QEMU, but QEMU
     must find the same disk size. ``extents``: in the order of the disk; none if the data is in the image's own
     file. They stay open if the layer cannot be created.
     """
@@ -131,7 +131,7 @@ class MappedLayer(WithOthers):
             raise self._refused(error) from error
 
     def _check_same_file(self, path: str, before: Fingerprint) -> None:
-        # QEMU has read it by name.
+        # QEMU has opened the file by its name, which may belong to another file by now.
         by_name = ImageFile(path, None)
         try:
             changes = before.changes(by_name.fingerprint())
@@ -250,7 +250,7 @@ def _state(now: Fingerprint) -> tuple[int, ...]:
 
 
 def _stored(file: ImageFile, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield a range without the file's holes: a sparse file can map more than it stores."""
+    """Yield the parts of a range that are not holes of the file: the map of a sparse file can include holes."""
     # A range that ends past the end of the file stays whole, so that reading it raises an error.
     if file.is_block_device or end > file.size:
         yield start, end

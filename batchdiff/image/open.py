@@ -68,7 +68,7 @@ def open_layer(source: ImageSource, observer: ReadObserver | None = None) -> Lay
 
 
 def load_formats(sources: Iterable[ImageSource]) -> None:
-    """Load now the modules for the declared formats, because batchdiff may be updated during a long scan."""
+    """Load the modules for the declared formats now, because batchdiff may be updated during a long scan."""
     if any(_needs_table(each) for source in sources for each in (source, *source.backing)):
         from batchdiff.image import formats  # noqa: F401, PLC0415
 

@@ -156,7 +156,7 @@ class Qcow2Layer(WithOthers):
         if self.header.backing_name is None:
             # Nothing can show through, so ABSENT and ZERO both read as zeros, and can be joined.
             origin[origin == Origin.ABSENT] = Origin.ZERO
-        # joins[i]: granule i + 1 continues the segment of granule i. In the file their data must be adjacent.
+        # joins[i]: granule i + 1 continues the segment of granule i. In the file, their data must be adjacent.
         joins = (origin[1:] == origin[:-1]) & np.where(
             origin[1:] == Origin.FILE,
             address[1:] == address[:-1] + geometry.granule,

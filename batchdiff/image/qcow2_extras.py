@@ -68,7 +68,7 @@ def _data_file_moved(image: str, name: str, beside: str) -> MovedError:
 
 
 def in_data_file(file: RawLayer, segments: list[Segment]) -> list[Segment]:
-    """Replace FILE segments by those of a data file, which has data at the disk's offsets."""
+    """Replace FILE segments with those of a data file, in which data has the same offsets as on the disk."""
     return [
         part
         for segment in segments
@@ -112,7 +112,7 @@ def check_extras(file: ImageFile, header: Header, metadata: list[Table]) -> list
             _require_inside(table + count * 8, file.size, "a bitmap's table")
             check_bitmap_table(read_words(file, table, count), cluster)
             found.append(table_at(table, count * 8, "a bitmap's table"))
-    # QEMU detects an overlap only when it writes to the image, as a VM does that starts on one with bitmaps.
+    # QEMU detects an overlap only when it writes to the image, as it does when a VM starts on one with bitmaps.
     require_apart(found, header.geometry.cluster_size)
     return found
 

@@ -72,7 +72,7 @@ def read_header(file: ImageFile) -> Header:
 def read_l2_tables(file: ImageFile, header: Header, *, beyond: bool = False) -> L2Tables:
     """Read the L1 table, as far as the disk reaches.
 
-    ``beyond``: read the rest instead, in which QEMU maps the memory of a VM that it saves in a snapshot.
+    ``beyond``: read the rest instead, in which QEMU maps the VM's memory that is saved in a snapshot.
 
     :raises ImageError: it is invalid, or cannot be read.
     """
@@ -97,7 +97,7 @@ def entries_in(
 ) -> Iterator[tuple[int, entries.Words]]:
     """Yield the entries of adjacent L2 tables, with the number of tables before them in the file.
 
-    Tables in holes, of which a small file can have millions, count, but may be left out.
+    Tables in holes are included in this number, but may themselves be left out: a small file can have millions.
 
     :raises ImageError: the file cannot be read.
     """

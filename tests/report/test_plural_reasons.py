@@ -66,7 +66,7 @@ OF_SOMETHING_ELSE = (
     "depend on it",
     "image below it",
     "it could be stored",
-    "has any part of it, and only root (CAP_SYS_ADMIN) can see its extents",
+    "has any part of it, and only root (CAP_SYS_ADMIN) can see the extents",
     "judged on its own",
     "because it is compressed or encrypted",
     "none of its own instances",

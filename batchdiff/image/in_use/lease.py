@@ -26,8 +26,8 @@ _SIGNAL = signal.SIGURG
 """Sent when a lease breaks. The default, SIGIO, would kill us; SIGURG is ignored."""
 
 _RELIABLE = {"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs"}
-"""Filesystems on which leases cover every program on this machine (tested). FUSE and overlayfs miss programs
-that open the file in the layer below (tested); network filesystems miss other hosts."""
+"""Filesystems on which leases cover every program on this machine (tested). On FUSE and overlayfs, they miss
+programs that open the file in the layer below (tested); on network filesystems, programs on other hosts."""
 
 
 _SWITCH = "/proc/sys/fs/leases-enable"
@@ -53,7 +53,7 @@ def are_disabled() -> bool:
 
 
 def why_unknown(fd: int) -> str:
-    """Return why a lease may not show that a file is open; empty if it shows that."""
+    """Return why leases cannot be relied on to show that a file is open; empty if they can."""
     if are_disabled():
         return f"leases, which show who has it open, are disabled ({_SWITCH} is 0)"
     filesystem = filesystem_of(fd)

@@ -35,17 +35,17 @@ class Holder(NamedTuple):
 
 
 class Holders(NamedTuple):
-    """Those found. ``complete``: whether every process in /proc was examined, as only root can."""
+    """The holders found. ``complete``: whether every process in /proc was examined, which only root can do."""
 
     found: tuple[Holder, ...]
     complete: bool
 
     def writers(self) -> tuple[Holder, ...]:
-        """Return those that have it open for writing."""
+        """Return the holders that have the file open for writing."""
         return tuple(holder for holder in self.found if holder.access is Access.WRITE)
 
     def vms(self) -> tuple[Holder, ...]:
-        """Return those that are VMs."""
+        """Return the holders that are VMs."""
         return tuple(holder for holder in self.found if holder.is_vm)
 
 
@@ -123,8 +123,8 @@ def _identity(info: os.stat_result) -> tuple[str, int, int]:
 def _access(pid: int, wanted: tuple[str, int, int], inode: str) -> Access | None:
     """Return how a process has the file open.
 
-    Descriptors with another inode number are skipped, because stat() hangs for a file on a filesystem that hangs;
-    for a block device, none are skipped: each of its nodes has its own inode number.
+    Descriptors with another inode number are skipped, because stat() of a file hangs if its filesystem does. For
+    a block device, none are skipped, because each of its nodes has its own inode number.
     """
     found: Access | None = None
     for number in os.listdir(f"/proc/{pid}/fd"):

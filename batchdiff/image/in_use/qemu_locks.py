@@ -58,8 +58,8 @@ _OURS = (
 class OthersLocks(NamedTuple):
     """The permissions that others hold, and those that they deny.
 
-    ``foreign``: whether there are write locks outside QEMU's bytes, or locks that reach from there into QEMU's
-    bytes, and may hide QEMU's own. ``unknown``: why no lock can be seen; may be empty.
+    ``foreign``: whether there are write locks outside QEMU's bytes, or locks that reach from outside into QEMU's
+    bytes and may hide QEMU's own locks. ``unknown``: why locks cannot be seen; empty if they can.
     """
 
     may: frozenset[Permission] = frozenset()
@@ -95,9 +95,10 @@ def others_locks(fd: int) -> OthersLocks:
 
 
 def take_locks(fd: int) -> bool:
-    """Take locks that keep QEMU from writing to a file and resizing it.
+    """Take locks that keep QEMU from writing to a file or resizing it.
 
-    Return False, and hold none of them, if another program's locks conflict; True if locks are not supported.
+    Return False, and hold none of them, if another program's locks conflict. Return True even if locks are not
+    supported.
 
     :raises OSError: a limit on memory is reached.
     """

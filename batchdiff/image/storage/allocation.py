@@ -2,12 +2,12 @@
 
 What deleting a regular file frees, if it has no other hard link:
 
-===========  ========================================================================================
+===========  ===================================================================================================
 ext, XFS     its blocks, less those that FIEMAP reports as shared
-btrfs        the extents that the tree lists for it, each once and in full, less those with shared parts
+btrfs        the extents that the tree lists for it, each counted once and in full, less those with shared parts
 tmpfs        its pages
-overlayfs    the same for its file in the upper layer; nothing if there is none
-===========  ========================================================================================
+overlayfs    what deleting its file in the upper layer frees there; nothing if there is none
+===========  ===================================================================================================
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from batchdiff.linux.mounts import filesystem_of
 from batchdiff.units import align_up
 
 _LISTED_BYTES = 41
-"""The most bytes that list an extent: 12 on ext4 and 16 on XFS, doubled because blocks may be half empty, and some
-for headers."""
+"""The most bytes that are needed to list an extent: 12 on ext4 and 16 on XFS, doubled because blocks may be half
+empty, and some for headers."""
 
 _OF_OTHERS = (
     "blocks shared with files other than the template are freed too, once the last of those files is deleted"
@@ -54,7 +54,8 @@ _OF_DEVICES = (
 class DiskUse:
     """The bytes that files take, and those that deleting them would free.
 
-    ``exactness`` is that of ``reclaimable``. ``note``: why it, or part of it, is not exact or is 0; may be empty.
+    ``exactness`` is that of ``reclaimable``. ``note``: why that figure, or part of it, is not exact or is 0; may
+    be empty.
     ``frees_nothing``: whether deletion is known to free nothing, at least while other files have the same blocks.
     """
 
@@ -217,7 +218,7 @@ def _disk_bytes(extents: list[StoredExtent]) -> int:
 
 
 def _in_any(stored: list[StoredExtent], shared: ExtentTable) -> list[StoredExtent]:
-    """Return all parts of stored extents of which a part begins in a shared one; both lists are in file order."""
+    """Return all parts of an extent if one of them begins in a shared range; both lists are in file order."""
     starts, ends = shared.logical.tolist(), (shared.logical + shared.length).tolist()
     found = set()
     for extent in stored:

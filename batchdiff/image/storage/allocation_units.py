@@ -5,7 +5,7 @@ ext2, ext3, XFS, tmpfs        blocks, of the size in statvfs; a tmpfs may take h
 ext4                          the same; with bigalloc, clusters of blocks, inferred from used and free space
 btrfs                         blocks, of the size in statvfs; fewer if btrfs compresses the data
 overlayfs                     as on the filesystem of its upper layer; unknown if that cannot be seen
-others (ZFS, NFS, FUSE, ...)  unknown, as on XFS's realtime device: never measured
+others (ZFS, NFS, FUSE, ...)  unknown, because never measured; those of XFS's realtime device are unknown, too
 ============================  ================================================================================
 
 On btrfs and tmpfs, the units are also unknown if the mount options cannot be seen.
@@ -36,8 +36,8 @@ _LARGEST_UNIT = 1 << 30
 """The largest cluster that the kernel accepts (EXT4_MAX_CLUSTER_LOG_SIZE)."""
 
 _FILES_ASKED = 4096
-"""In a fifth of all trials with 600 names in ext4's random order, the one file that shows the unit was not among
-the first 256."""
+"""256 files would be too few: in a fifth of all trials with 600 names in ext4's random order, they missed the one
+file that showed the unit."""
 
 _HUGE_PAGE, _HUGE_PAGE_SIZE = 2 << 20, "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
 """The size on x86, and the file with this machine's."""
@@ -54,7 +54,7 @@ class Volume(NamedTuple):
     """A filesystem to which a new file will be written.
 
     ``unit``: the allocation unit in bytes. ``exactness``: that of a size in units; ``note``: why it is not exact.
-    ``block``: the bytes of a block, of which a cluster of bigalloc can have several; 4096 if not exact.
+    ``block``: the bytes of a block, of which a cluster of bigalloc can have several; 4096 if not EXACT.
     """
 
     filesystem: str
@@ -81,13 +81,13 @@ def volume_of(folder: str, guest: int) -> Volume:
     if kind not in MEASURED:
         return Volume(kind, _USUAL_BLOCK, Exactness.UNKNOWN, why_not_measured(kind))
     if mount is None and kind in _DEPENDS_ON_OPTIONS:
-        why = f"the mount options of this {kind} cannot be seen from here"
+        why = f"the mount options of this {kind} filesystem cannot be seen from here"
         return Volume(kind, block, Exactness.UNKNOWN, why)
     return _measured(kind, mount, folder, guest, block)
 
 
 def why_not_measured(filesystem: str) -> str:
-    """Return why numbers for a filesystem type, empty if unknown, are not reliable."""
+    """Return why numbers for a type of filesystem (empty: unknown) are not reliable."""
     return f"batchdiff's numbers have never been checked on {filesystem or 'a filesystem of an unknown type'}"
 
 

@@ -50,7 +50,7 @@ def upper_place(fd: int, path: str) -> str | None:
 
 
 def copy_up(fd: int, path: str) -> CopyUp:
-    """Return the space that changing an open file's mode takes: overlayfs copies a file from a lower layer.
+    """Return the space that changing an open file's mode takes: overlayfs then copies a file from a lower layer.
 
     A copy without the data (``metacopy``) counts as 0.
     """
@@ -61,7 +61,9 @@ def copy_up(fd: int, path: str) -> CopyUp:
         return NOTHING  # it is read-only
     upper = upper_place(fd, path)
     if upper is None and not _copies_attributes_only(fd):
-        why = f"{path} may be in a lower layer of its overlayfs, where removing its write permission copies it"
+        why = (
+            f"{path} may be in a lower layer of its overlayfs; then removing its write permission copies the file"
+        )
         return CopyUp(0, Exactness.AT_LEAST, why)
     if upper is None or os.path.lexists(upper) or _copies_attributes_only(fd):
         return NOTHING
@@ -96,8 +98,8 @@ def _copies_attributes_only(fd: int) -> bool:
 def _are_one(upper: str, point: str) -> bool:
     """Return whether ``upper`` is probably the upper layer of the overlayfs mounted at ``point``.
 
-    If it was mounted in another namespace, ``upper`` may name another folder here. But statvfs on an overlayfs
-    reports the numbers of its upper layer's filesystem.
+    If the overlayfs was mounted in another namespace, ``upper`` may name another folder here. But statvfs on an
+    overlayfs reports the numbers of its upper layer's filesystem.
     """
     try:
         ours, theirs = os.statvfs(upper), os.statvfs(point)

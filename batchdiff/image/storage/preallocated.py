@@ -7,8 +7,8 @@
 
 SEEK_DATA depends on the page cache. FIEMAP does not, but even FIEMAP proves nothing about the content.
 
-A conversion loses reserved disk space. But not every unwritten block was reserved: VMs and QEMU make short runs
-when they write zeros, and XFS makes long runs in place of holes in files that cp writes.
+A conversion loses reserved disk space. But not every unwritten block was reserved: VMs and QEMU make short
+unwritten runs when they write zeros, and XFS makes long ones in place of holes in files that cp writes.
 
 Source: Linux ``Documentation/filesystems/fiemap.rst`` (FIEMAP_EXTENT_UNWRITTEN).
 """
@@ -36,7 +36,8 @@ _LEAST_SHARE = 0.1
 """The least share of the disk that counts: a VM that makes a filesystem zeroes less than 2% of it."""
 
 _WHOLE = 0.99
-"""The share of the file, or of a larger disk, that must be allocated where holes may become unwritten blocks."""
+"""The share of the file, or of a larger disk, that must be allocated on filesystems on which holes may become
+unwritten blocks."""
 
 _ONLY_RESERVED = {"ext4", "btrfs"}
 """Filesystems that make unwritten blocks within a file's length only on request."""
@@ -46,7 +47,7 @@ class Unwritten:
     """The unwritten parts of an open file; none if its filesystem does not report extents."""
 
     def __init__(self, fd: int, path: str, *, known: ExtentTable | None = None) -> None:
-        """Find these parts. ``known``: at least the file's unwritten extents, if found before.
+        """Find the unwritten parts. ``known``: at least the file's unwritten extents, if found before.
 
         :raises ImageError: the filesystem reports an error.
         """

@@ -46,7 +46,8 @@ class SharedStretch:
     """The equal bytes (``equal``: starts and ends) of one stretch of a guest, by whether they can be shared.
 
     ``ranges``: those that can still be shared. ``already``: how many are in the template's blocks already.
-    ``unfit``: how many in the guest's own files cannot be shared, without zeros that have no blocks in one image.
+    ``unfit``: how many in the guest's own files cannot be shared, not counting zeros that have no blocks in one of
+    the images.
     """
 
     equal: tuple[tuple[int, int], ...]

@@ -38,7 +38,7 @@ _OF_OTHERS = (
     " are guests, sharing the blocks of all of them would free the space, but each guest is judged on its own"
 )
 _WITHOUT_TREE = (
-    "btrfs frees an extent only once no file has any part of it, and only root (CAP_SYS_ADMIN) can see its extents"
+    "btrfs frees an extent only once no file has any part of it, and only root (CAP_SYS_ADMIN) can see the extents"
 )
 
 
@@ -122,8 +122,8 @@ def _file(layer: Layer, shared: ExtentTable | None = None) -> _File:
 class _ByBlocks:
     """A file whose blocks are counted one by one.
 
-    On btrfs, the gain is then unknown: an extent may stay because other parts of it are used, or be freed with
-    overwritten parts, which FIEMAP does not show.
+    On btrfs, the gain is then unknown: an extent may stay because other parts of it are used, or may be freed
+    along with overwritten parts, which FIEMAP does not show.
     """
 
     layer: Layer
@@ -150,7 +150,7 @@ class _ByBlocks:
         return SharingGain(freed, self.exactness, self.note) if freed else SharingGain(0)
 
     def _lists(self) -> int:
-        """Estimate the growth of XFS's list of extents: sharing a range can split one into three."""
+        """Estimate the growth of XFS's list of extents: sharing a range can split an extent into three."""
         if filesystem_of(self.layer.fd) != "xfs":
             return 0
         block = os.fstatvfs(self.layer.fd).f_bsize
@@ -176,7 +176,8 @@ class _ByExtents:
     def of(cls, layer: Layer, shared: ExtentTable) -> _ByExtents:
         parts = np.array(list(stored_extents(layer.fd, layer.path)), dtype=np.int64).reshape(-1, 4)
         starts, lengths, physical, disk_bytes = parts.T
-        # An extent is shared as a whole, so the start of a part decides; FIEMAP may report several parts as one.
+        # An extent is shared as a whole, so a part of it is shared if the start of the part is. FIEMAP may report
+        # several parts as one.
         number = np.searchsorted(shared.logical, starts, side="right") - 1
         ends = shared.logical + shared.length
         is_shared = (number >= 0) & (starts < ends[number]) if len(ends) else np.zeros(len(starts), dtype=np.bool_)
