@@ -1,7 +1,8 @@
 """The JSON Schemas, and a validator for manifests and plans that stops at the first problem.
 
-It knows only the keywords that their schemas use. jsonschema accepts 1.0 as an integer, takes five times as long
-for the plan of a fleet, and its import takes longer than the rest of startup.
+The validator knows only the keywords that the schemas of manifests and plans use. The package jsonschema would
+accept 1.0 as an integer, take five times as long for the plan of a fleet, and take longer to import than the rest
+of startup.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class _Check:
     def problems(self, value: object, schema: Schema | bool, where: str) -> Iterator[str]:
         """Yield the problems of a value; ``where`` is empty for the whole document."""
         if isinstance(value, Runs):
-            return  # the parser makes runs only of what the schema allows
+            return  # the parser makes Runs only from what the schema allows
         if isinstance(schema, bool):
             if not schema:
                 yield _problem(where, f"{_show(value)} is not allowed here")
@@ -140,7 +141,7 @@ def _outside(value: int, least: int | None, most: int | None) -> str:
 
 
 def _is(value: object, names: str | list[str]) -> bool:
-    """Return True if a value has one of these types, not a subclass: a bool is also an int."""
+    """Return True if a value has one of these types, not merely a subclass: a bool must not pass as an int."""
     return any(type(value) in _TYPES[name] for name in ([names] if isinstance(names, str) else names))
 
 

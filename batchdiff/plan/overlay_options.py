@@ -40,7 +40,7 @@ class Compression(enum.StrEnum):
 
 
 COMPRESSION_LEVELS = {Compression.ZLIB: range(1, 10), Compression.ZSTD: range(1, 23)}
-"""The fastest first. Without a level, QEMU's defaults apply: 6 for zlib and 3 for zstd."""
+"""Levels, the fastest first. Without one, QEMU's defaults apply: 6 for zlib and 3 for zstd."""
 
 
 class Compat(enum.StrEnum):
@@ -94,7 +94,7 @@ class Encryption(NamedTuple):
 
 
 def luks_options(chosen: Encryption) -> dict[str, str | int]:
-    """Return the ``encrypt.*`` options of ``qemu-img create``, without that prefix, the format and the secret."""
+    """Return the ``encrypt.*`` options of ``qemu-img create``, except format and secret; names lack the prefix."""
     found: dict[str, str | int] = {
         name.replace("_", "-"): value for name, value in chosen._asdict().items() if name != "secret_file"
     }
@@ -149,7 +149,10 @@ def layout_options_of(options: OverlayOptions) -> LayoutOptions:
 
 
 def backing_name(overlay_path: str, template_path: str, how: BackingPath) -> str:
-    """Return the template's path in the form that the overlay's header stores; both paths are absolute."""
+    """Return the template's path in the form that the overlay's header stores.
+
+    ``overlay_path`` and ``template_path``: absolute.
+    """
     if how is BackingPath.ABSOLUTE:
         return template_path
     relative = os.path.relpath(template_path, os.path.dirname(overlay_path))

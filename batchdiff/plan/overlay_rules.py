@@ -44,7 +44,7 @@ def contradictions(
 ) -> Iterator[tuple[str, str]]:
     """Yield the keys of options that an overlay cannot have, alone or together, each with the reason.
 
-    ``written``: the keys and values in a manifest.
+    ``written``: the overlay's keys and values as the manifest has them.
     """
     yield from _of_layout(options, written)
     sizes = QED_CLUSTER_SIZES if options.format is OverlayFormat.QED else CLUSTER_SIZES
@@ -153,7 +153,8 @@ def _of_preallocation(options: OverlayOptions) -> Iterator[tuple[str, str]]:
         yield (
             "preallocation",
             "QEMU preallocates an overlay only with `extended_l2: true`, because only then can a cluster have a"
-            " place in the file while the template still shows through. Write that, or leave out preallocation",
+            " place in the file while the template still shows through. Write `extended_l2: true`, or leave out"
+            " preallocation",
         )
     if options.compression is not Compression.NONE:
         yield (

@@ -30,7 +30,7 @@ from batchdiff.plan.sidecar import OverlayOrigin, Sidecar
 
 
 class NoSuchPlaceError(ValueError):
-    """NEW of a move cannot be found."""
+    """The NEW of a move cannot be found."""
 
 
 @frozen

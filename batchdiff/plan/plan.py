@@ -123,7 +123,7 @@ class Diff:
 
 @frozen
 class OriginalLosses:
-    """The features of an original that its overlay does not take over."""
+    """The features of an original that its overlay does not inherit."""
 
     snapshots: int = 0
     bitmaps: int = 0
@@ -190,7 +190,7 @@ class GuestToConvert(_Guest):
 
 @frozen(kw_only=True)
 class GuestToShare(_Guest):
-    """A guest whose blocks apply shares with the template.
+    """A guest that will share blocks with the template.
 
     ``diff`` is that of an overlay, for comparison only.
     """
@@ -274,5 +274,5 @@ class Plan:
 
     @property
     def to_share(self) -> list[GuestToShare]:
-        """The guests whose blocks apply shares with the template."""
+        """The guests that will share blocks with the template."""
         return [guest for guest in self.guests if isinstance(guest, GuestToShare)]

@@ -1,4 +1,4 @@
-"""A first check whether a file can be a plan, before it is decoded."""
+"""Check whether a file can be a plan, before the whole file is decoded."""
 
 from __future__ import annotations
 

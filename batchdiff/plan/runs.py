@@ -1,7 +1,8 @@
 """The runs of a guest in a plan, kept as text until their numbers are needed (:mod:`batchdiff.plan.extents`).
 
 A large fleet can have ten million runs. As lists of integers they would take more than a gigabyte, and the garbage
-collector would visit them again and again. numpy takes longer to import than all the rest of a report.
+collector would visit them again and again. Arrays would need numpy, which takes longer to import than all the rest
+of a report takes.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ NO_RUNS = Runs("[]")
 
 
 def match(text: str, at: int) -> tuple[Runs, int] | None:
-    """Return the runs at an index of a JSON text, and the index after them; None if there are none."""
+    """Return the runs at an index of a JSON text, and the index after them; None if no list of runs is there."""
     opening = _BEGIN.match(text, at)
     if opening is None:
         return None

@@ -78,7 +78,7 @@ def _diff(record: dict[str, Any], options: OverlayOptions, data: Runs, zero: Run
     if record["extents"]["unit"] != geometry.granule:
         raise ValueError(f"the extents of guest {record['name']!r} are not in units of its overlay")
     if zero != NO_RUNS and not geometry.zero_flag:
-        raise ValueError(f"guest {record['name']!r} has zero extents, but compat 0.10 has no zero clusters")
+        raise ValueError(f"guest {record['name']!r} has extents of zeros, but compat 0.10 has no zero clusters")
     return Diff(
         geometry=geometry,
         data=data,

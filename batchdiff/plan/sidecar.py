@@ -33,7 +33,7 @@ LARGEST = 64 << 20
 """Bytes; an overlay without ``before`` takes about 700."""
 
 MOST_BEFORE = 16
-"""The replaced overlays whose origins an overlay keeps."""
+"""The maximum number of origins in ``before``."""
 
 Chain = tuple[Fingerprint, ...]
 """One fingerprint for each file of a template's chain, the template first."""
@@ -44,7 +44,7 @@ class OverlayOrigin:
     """The origin of an overlay; fields are empty or None if they were not recorded.
 
     ``plan``: the plan's checksum. ``original``: the path of the guest. ``fingerprint``: that of the overlay.
-    ``before``: the origins of the overlays that it replaced as a thinner one, newest first.
+    ``before``: the origins of the thicker overlays that this one replaced, newest first.
     """
 
     guest: str
@@ -80,8 +80,8 @@ class Sidecar:
 def sidecar_path(template_path: str, overlay_path: str) -> str:
     """Return the path of a template's sidecar: beside a template file; for a block device, beside the overlay.
 
-    A sidecar in /dev would be lost at the next reboot. The name has the device's whole path, so that two
-    volumes with the same name do not share one: ``dev-vg-lv``.
+    A sidecar in /dev would be lost at the next reboot. The sidecar's name has the device's whole path, as in
+    ``dev-vg-lv``, so that two volumes with the same name do not share a sidecar.
     """
     if not _is_device(template_path):
         return template_path + own_files.SIDECAR
@@ -93,7 +93,7 @@ def _is_device(path: str) -> bool:
     try:
         return stat.S_ISBLK(os.stat(path).st_mode)
     except OSError:
-        # An inactive volume can be recognised only by its name. A link must be that of a device, because links to
+        # An inactive volume can be recognised only by its name. A link must lead to a device, because links to
         # files are resolved before a path is recorded.
         return is_among_devices(path) or os.path.islink(path)
 
@@ -113,7 +113,7 @@ def sidecar_paths(plan: Plan) -> list[str]:
 
 
 def sidecars_of(plan: Plan) -> Iterator[Sidecar]:
-    """Yield the sidecars of a plan's template that can be read."""
+    """Yield the readable sidecars of a plan's template."""
     for path in sidecar_paths(plan):
         found = read_sidecar(path)
         if found is not None:
@@ -189,7 +189,7 @@ def _fingerprint(value: dict[str, Any]) -> Fingerprint:
 def is_known_state(before: Chain, now: Chain, sidecar: Sidecar | None) -> bool:
     """Return True if both chains are equal, or recorded as states of the same content.
 
-    batchdiff changes a template's mode; that must not make a second plan on the template stale.
+    batchdiff changes a template's mode; that must not make a second plan for the template stale.
     """
     if before == now:
         return True
@@ -197,7 +197,7 @@ def is_known_state(before: Chain, now: Chain, sidecar: Sidecar | None) -> bool:
 
 
 def is_known_template(template: PlannedImage, now: Chain) -> bool:
-    """Return True if a template, whose fingerprints are ``now``, is known to have its recorded content."""
+    """Return True if a template is known to have its recorded content; ``now``: its present fingerprints."""
     path = template.source.path
     return is_known_state(template.fingerprints, now, read_sidecar(sidecar_path(path, path)))
 

@@ -12,11 +12,14 @@ from batchdiff.image.storage.overlayfs import NOTHING, CopyUp
 from batchdiff.plan.plan import GuestPlan, GuestToConvert, GuestToShare, Savings, Sharing, Totals
 
 PLANNED_AT_ONCE = 2
-"""The guests converted at the same time, as assumed for a plan's peak on every machine."""
+"""The number of guests that are converted at once, as assumed for a plan's peak, whatever the machine."""
 
 
 def totals_of(guests: Iterable[GuestPlan], retire: Retire, *, protecting: CopyUp = NOTHING) -> Totals:
-    """Return a plan's totals. ``protecting``: the space to protect the template, if a guest is converted."""
+    """Return a plan's totals.
+
+    ``protecting``: the space that protecting the template takes, which counts only if a guest is converted.
+    """
     guests = list(guests)
     verdicts = [guest.verdict for guest in guests]
     chosen = [guest.diff.savings for guest in guests if isinstance(guest, GuestToConvert)]
@@ -51,10 +54,10 @@ def savings_meanwhile(guests: Iterable[GuestPlan]) -> list[Savings]:
 
 
 def peak_extra_bytes(savings: Iterable[Savings], retire: Retire, *, at_once: int) -> int:
-    """Return the maximum that apply uses at any moment beyond what was in use before, in bytes.
+    """Return the maximum space, in bytes, that apply takes at any moment beyond what was in use before.
 
     Up to ``at_once`` overlays exist beside originals that are not yet retired. One more original counts as
-    present, because the kernel frees a deleted one with a delay, of up to 50 ms on ext4 and tmpfs (measured).
+    present, because the kernel frees a deleted file with a delay (measured: up to 50 ms on ext4 and tmpfs).
     """
     taken = peak = 0
     to_come_back: deque[int] = deque()

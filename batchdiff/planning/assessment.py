@@ -236,7 +236,7 @@ def _uncompressed_size(
 
 
 def least_savings(candidate: Candidate, image: Image, minimum: float) -> tuple[LeastSavings, Below]:
-    """Return the savings below which a guest is skipped, ``minimum`` as a share, and what it depends on now."""
+    """Return the savings below which a guest is skipped, and what it depends on now; ``minimum`` is a share."""
     if candidate.entry.rethin:
         # Another file with the same content may happen to need fewer blocks to list its extents, so savings of up
         # to the size of that list may be due to chance.
@@ -262,7 +262,7 @@ def _volume(candidate: Candidate, image: Image) -> Volume:
 
 
 def _will_share(candidate: Candidate, image: Image, granule: int, unit: int) -> bool:
-    """Return True if copying shares blocks: copy_file_range shares only whole units of one filesystem."""
+    """Return True if copying shares blocks: copy_file_range shares whole units only, within one filesystem."""
     device = os.stat(os.path.dirname(candidate.entry.overlay_path)).st_dev
     reserves = candidate.entry.options.preallocation.reserves_blocks
     return not reserves and granule % unit == 0 and device == os.fstat(image.layers[0].fd).st_dev

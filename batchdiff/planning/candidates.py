@@ -57,7 +57,7 @@ class _Fleet(NamedTuple):
 
 
 Part = Candidate | UntouchedGuest
-"""A guest still to be compared, or already decided."""
+"""A guest that is still to be compared, or one whose verdict is known."""
 
 _RESIZABLE = {ImageFormat.RAW, ImageFormat.QCOW2, ImageFormat.QED}
 """Formats that `qemu-img resize` can enlarge."""
@@ -124,7 +124,7 @@ def _examine(entry: GuestEntry, fleet: _Fleet) -> Part:
 
 
 def _with_own_files(parts: list[Part], template: PlannedImage, manifest: Manifest) -> list[Part]:
-    """Refuse guests with a file of another image, which retiring the guest could destroy."""
+    """Refuse guests that have a file of another image: retiring such a guest could destroy the file."""
     owners = Owners()
     for entry in (*manifest.guests, *manifest.left_out):
         owners.add(entry.image.path, entry.name, "the guest")
@@ -146,7 +146,7 @@ def _with_own_files(parts: list[Part], template: PlannedImage, manifest: Manifes
 
 
 def already_thin(guest: ImageSource, observer: ReadObserver | None = None) -> str:
-    """Return why an overlay of the template is skipped, and how to make it thinner if possible."""
+    """Return why an overlay of the template is skipped, and how to make it thinner, if that is possible."""
     found = Below.TEMPLATE.value
     if stat.S_ISBLK(os.stat(guest.path).st_mode):
         return f"{found}, on a block device, which no thinner overlay can replace"
@@ -229,7 +229,7 @@ def _objection(image: Image, entry: GuestEntry, fleet: _Fleet) -> str:
         if reason := _stores_template(template_risk(fleet.under, identity, retire), template):
             return reason
     aside = entry.image.path + own_files.QUARANTINE
-    # An original whose path its overlay takes has that name for a moment, even if it is to be deleted.
+    # If its overlay takes its path, an original has this name for a moment, even if it is to be deleted.
     goes_aside = entry.gets_overlay and (retire is Retire.QUARANTINE or entry.in_place)
     if goes_aside and os.path.lexists(aside):
         return (

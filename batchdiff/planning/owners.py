@@ -31,9 +31,9 @@ class Owners:
             self._owners.setdefault(identity, []).append(_Owner(name, role))
 
     def conflict(self, name: str, own: str, parts: Iterable[str]) -> str:
-        """Return the objection to retiring a guest with a file of another image; empty if it has none.
+        """Return the objection to retiring a guest with a file of another image; empty if it has no such file.
 
-        ``own``: the guest's own file, of which only the use as a part of another guest counts here.
+        ``own``: the guest's own file; it counts here only if it is a part of another guest.
         """
         for path in (own, *parts):
             identity = identity_of(path)
@@ -42,6 +42,6 @@ class Owners:
                 others = [each for each in others if each.role == PART]
             if others:
                 owner = " ".join(filter(None, (others[0].role, others[0].name)))
-                advice = "leave this guest out" if not others[0].name else "leave one of the two out"
+                advice = "leave this guest out" if not others[0].name else "leave one of the two guests out"
                 return f"its file {path} is also {owner}, which would be lost without it; {advice} of the manifest"
         return ""

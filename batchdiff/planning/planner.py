@@ -97,7 +97,7 @@ def make_plan(  # noqa: PLR0913  # options by keyword
     ``opened`` is called with a growing count of images; ``assessed``, with a guest's name.
 
     :raises ImageError: the template cannot be used, or is not that of the older plan.
-    :raises UsageError: other hosts cannot read the template by themselves.
+    :raises UsageError: other hosts cannot scan, because the template is read through QEMU.
     :raises WorkerError: a worker failed, or other hosts cannot do the scan.
     """
     raise_descriptor_limit()

@@ -1,4 +1,4 @@
-"""The second reading of guests reused from an older plan, to find which blocks they could share.
+"""The second reading of guests whose diffs are reused, to find out which blocks they could share.
 
 ::
 
@@ -17,9 +17,9 @@ from batchdiff.planning.scan_all import Progress
 
 @dataclass(slots=True)
 class RefinedGuests:
-    """Guests reused from an older plan, whose differences are read again in units of 4 KiB.
+    """Guests whose diffs come from an older plan, and whose differences are read again in units of 4 KiB.
 
-    ``progress`` is called with bytes, of the scan and this reading together.
+    ``progress`` is called with the bytes of the scan and of this second reading together.
     """
 
     job: RefineJob

@@ -32,7 +32,7 @@ def fleet(tmp_path):
         (["--trust-network"], "cannot use --trust-network without --scheduler"),
         (["--scheduler", "planner"], '"planner" is not the address of a scheduler'),
         (["--scheduler", "tcp://127.0.0.1:0"], '"tcp://127.0.0.1:0" is not the address of a scheduler'),
-        (["--scheduler", "tcp://10.0.0.1"], "anyone on that network could run programs as you"),
+        (["--scheduler", "tcp://10.0.0.1"], "anyone on the network could run programs as you"),
         (["--scheduler", "tcp://localhost:1", "--idle"], "nice -n 19 ionice -c 3 dask worker"),
     ],
 )

@@ -39,7 +39,7 @@ def test_a_path_that_no_file_can_have(path, document, where, letter):
     ("options", "message"),
     [
         ({"extended_l2": "auto"}, "was compared, but extended_l2 was not chosen"),
-        ({"compat": "0.10"}, "has zero extents, but compat 0.10 has no zero clusters"),
+        ({"compat": "0.10"}, "has extents of zeros, but compat 0.10 has no zero clusters"),
         (
             {"compat": "0.10", "refcount_bits": 8},
             "overlay.refcount_bits of guest 'web01': is impossible with `compat:",

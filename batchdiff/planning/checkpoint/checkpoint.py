@@ -41,7 +41,10 @@ class Checkpoint:
         return self._usable and self._file is not None and self._file.end > 0
 
     def load(self, binding: str) -> list[Record]:
-        """Lock the file and return the records after its binding; none if it has another, or cannot be used."""
+        """Lock the file and return the records after its binding.
+
+        Return no records if the file has another binding, or cannot be used.
+        """
         self._pending = [CHECKPOINT_MAGIC, encode_record(Binding(binding))]
         try:
             self._file = CheckpointFile(self.path, create=False)
@@ -63,7 +66,7 @@ class Checkpoint:
         return []
 
     def begin(self, guests: tuple[str, ...]) -> None:
-        """Record the keys of the guests of the next results, in their order."""
+        """Record the keys of the guests to which the next results refer, in the order of their numbers."""
         if self._usable:
             self._pending.append(encode_record(Guests(guests)))
 

@@ -37,7 +37,7 @@ class CheckpointFile:
             raise
 
     def records(self) -> list[Record]:
-        """Return the records before the first invalid one, and set ``end`` to the end of these, or to 0.
+        """Return the records before the first invalid one; set ``end`` to their end, or to 0 if there are none.
 
         :raises OSError: the file cannot be read.
         :raises ValueError: the file is not a checkpoint of this version.
@@ -95,4 +95,4 @@ def _check_ours(info: os.stat_result) -> None:
     if not stat.S_ISREG(info.st_mode) or info.st_nlink != 1:
         raise ValueError("it is not a regular file with a single hard link")
     if info.st_uid != os.geteuid() or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ValueError("other users may write to it")
+        raise ValueError("other users can write to it")

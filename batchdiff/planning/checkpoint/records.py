@@ -84,7 +84,7 @@ def decode(file: BinaryIO, size: int) -> Iterator[tuple[Record, int]]:
     at = file.tell()
     while at + _FRAME.size <= size:
         frame = file.read(_FRAME.size)
-        if len(frame) < _FRAME.size:  # cut by another program since its size was taken
+        if len(frame) < _FRAME.size:  # another program has truncated the file
             return
         length, digest = _FRAME.unpack(frame)
         at += _FRAME.size + length

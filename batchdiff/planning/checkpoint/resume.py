@@ -1,7 +1,7 @@
 """Find the results of an unfinished scan that are still valid, and the ranges left to scan; pure.
 
-A guest's results are valid only if its state equals the recorded one. With a block device in the chain, none is
-valid: the device's fingerprint does not cover its content.
+A guest's results are valid only if its state equals the recorded one. With a block device in its chain, a
+guest has no valid results: the device's fingerprint does not cover the device's content.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def binding_of(template: PlannedImage, *, sharing: bool, generator: str) -> str:
 def take_over(findings: Findings, records: Iterable[Record], keys: Mapping[str, str]) -> None:
     """Add to the findings the recorded results that are still valid.
 
-    ``keys``: those of the guests to scan, by name; with an empty key, no result is valid.
+    ``keys``: those of the guests to scan, by name; a guest with an empty key has no valid results.
     """
     name_of = {key: name for name, key in keys.items() if key}
     # The latest list of guests, by their present names; None for those without valid results.

@@ -44,10 +44,10 @@ def scheduler_address(text: str, *, trust_network: bool) -> str:
     if parts.scheme == "tcp" and not trust_network and not _is_loopback(parts.hostname):
         raise UsageError(
             f"the connection to {show(text)}, which may be on another host, would not be encrypted",
-            why="a scheduler passes on whatever code it receives, so anyone on that network could run programs as"
+            why="a scheduler passes on whatever code it receives, so anyone on the network could run programs as"
             " you on this host and on all workers",
             remedy="Give the scheduler and the workers certificates, and use tls:// (docs/many-hosts.md). If no"
-            " other user can reach that network, add --trust-network.",
+            " other user can reach the network, add --trust-network.",
         )
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}:{port}"

@@ -31,7 +31,7 @@ def test_good_addresses(text, whole):
     ["tcp://10.0.0.1", "tcp://planner.example:8786", "tcp://localhost.example", "tcp://0.0.0.0", "tcp://[::]"],
 )
 def test_another_host_without_encryption_is_refused(text):
-    with pytest.raises(UsageError, match=r"anyone on that network could run programs as you .*--trust-network"):
+    with pytest.raises(UsageError, match=r"anyone on the network could run programs as you .*--trust-network"):
         scheduler_address(text, trust_network=False)
     assert scheduler_address(text, trust_network=True).startswith(text)
 
