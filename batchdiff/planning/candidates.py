@@ -148,7 +148,11 @@ def _with_own_files(parts: list[Part], template: PlannedImage, manifest: Manifes
 def already_thin(guest: ImageSource, observer: ReadObserver | None = None) -> str:
     """Return why an overlay of the template is skipped, and how to make it thinner, if that is possible."""
     found = Below.TEMPLATE.value
-    if stat.S_ISBLK(os.stat(guest.path).st_mode):
+    try:
+        is_device = stat.S_ISBLK(os.stat(guest.path).st_mode)
+    except OSError:  # it vanished a moment ago
+        return found
+    if is_device:
         return f"{found}, on a block device, which no thinner overlay can replace"
     if looks_like(guest.path, observer) is not ImageFormat.QCOW2:
         return f"{found}; only a qcow2 overlay can be replaced by a thinner one"

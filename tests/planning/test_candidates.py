@@ -12,7 +12,7 @@ from batchdiff.linux import block_stack
 from batchdiff.manifest.file import read_manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
 from batchdiff.planning import candidates
-from batchdiff.planning.candidates import Candidate, examine_guests, planned_image
+from batchdiff.planning.candidates import Candidate, already_thin, examine_guests, planned_image
 from batchdiff.units import GIB, KIB, MIB
 
 
@@ -157,3 +157,8 @@ def test_sizes_that_look_alike_are_given_in_bytes():
     assert "template's (107374182400 and 107384668160 bytes). Was" in candidates._too_small(
         source, 100 * GIB + 10 * MIB, 10 * MIB
     )
+
+
+def test_an_overlay_that_vanishes_while_it_is_examined_is_skipped(tmp_path):
+    gone = ImageSource(str(tmp_path / "gone.qcow2"), ImageFormat.QCOW2)
+    assert already_thin(gone) == "it is already an overlay of this template"
