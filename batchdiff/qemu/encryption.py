@@ -19,7 +19,7 @@ from batchdiff.qemu.secrets import secrets_of
 from batchdiff.units import MIB
 
 _SECONDS_FOR_A_HEADER = 600
-"""Added to the usual time limit: a manifest can demand slow guesses at the secret."""
+"""Added to the usual time limit: with a long ``iter_time``, QEMU takes longer to create the header."""
 
 
 def new_luks_header(
@@ -71,7 +71,7 @@ def encrypt(  # noqa: PLR0913  # options by keyword
     stopped: Callable[[], bool] = never,
     percent: Callable[[float], None] | None = None,
 ) -> None:
-    """Write the clusters of a guest that ``selection`` maps to their places in ``target``, encrypted.
+    """Encrypt those clusters of a guest that ``selection`` maps, and write them to their places in ``target``.
 
     ``selection``: a qcow2 file in memory; its external data file is the guest's disk. ``target``: an encrypted
     qcow2 file with a place for each of these clusters. ``secret_file``: that of ``target``.
@@ -88,7 +88,7 @@ def encrypt(  # noqa: PLR0913  # options by keyword
     nothing = {"driver": "null-co", "size": virtual_size, "read-zeroes": True}
     source = _file(selection) | {"data-file": node_of(_by_utf8(guest, guest_fd), secrets.ids), "backing": nothing}
     made = _file(target) | decryption(new, secrets.ids) | {"backing": None}
-    # -S 0: zeros are written like all other data. In qcow2 version 2, QEMU would free their places instead.
+    # -S 0: zeros are written like all other data. Without it, QEMU would free their places in qcow2 version 2.
     leave_the_rest = ["-n", "-S", "0", "-B", "unused", "-F", "raw"]
     qemu_img.run_to_write(
         ["convert", *secrets.arguments, *leave_the_rest, "-O", "qcow2", _named(source), _named(made)],

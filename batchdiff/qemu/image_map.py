@@ -26,7 +26,7 @@ class ImageMap(NamedTuple):
     """Runs of data on the disk, ascending: start, end, offset in the file, and number of the VMDK extent.
 
     ``files``: zeros if the image is one file. ``absent``: the starts and the ends of the runs in which a backing
-    file, if any, shows through. All other bytes are zeros, if data was located.
+    file, if any, shows through. All other bytes are zeros, unless :func:`parsed_map` did not locate data.
     """
 
     size: int
@@ -40,8 +40,8 @@ class ImageMap(NamedTuple):
 def parsed_map(text: str, path: str, edges: _Offsets, *, is_located: bool) -> ImageMap:
     """Parse the output of `qemu-img map`, and join adjacent runs.
 
-    ``edges``: the end of each extent on the disk; empty if the image is one file. ``is_located``: whether data
-    must have offsets in the file; if not, the result has no runs of data.
+    ``edges``: where each VMDK extent ends on the disk; empty if the image is one file. ``is_located``: whether
+    data must have offsets in the file; if not, the result has no runs of data.
 
     :raises ImageError: the output cannot be used.
     """
@@ -86,7 +86,7 @@ def _fault(error: Exception) -> str:
     return (
         str(error)
         if isinstance(error, ValueError)
-        else "its map has a value that is not a whole number, or is too large"
+        else "its map has a value that is too large or not a whole number"
     )
 
 

@@ -23,9 +23,9 @@ def names_of(
 ) -> list[str]:
     """Return arguments that name images so that QEMU mistakes no part of a path for a protocol or an option.
 
-    JSON is UTF-8, so if a path has other bytes, options name the images instead. ``secrets``: QEMU's names, by the
-    paths of the files. ``alone``: whether to open no backing files. ``of_files``: options for each file in the
-    images' chains. Source: QEMU, ``qemu-img`` manual, ``--image-opts``.
+    JSON is UTF-8, so if a path has other bytes, options name the images instead. ``secrets``: QEMU's names of the
+    secrets, by the paths of their files. ``alone``: True to open no backing files. ``of_files``: options for each
+    file in the images' chains. Source: QEMU, ``qemu-img`` manual, ``--image-opts``.
 
     :raises OSError: an image cannot be examined.
     """
@@ -67,7 +67,7 @@ def decryption(image: ImageSource, ids: dict[str, str]) -> dict[str, object]:
 
 
 def _of_backing(image: ImageSource, ids: dict[str, str], of_files: Mapping[str, object]) -> dict[str, object]:
-    """Return options without names and formats of backing files: QEMU takes these from the headers."""
+    """Return the options for backing files, but not their names and formats: QEMU takes these from the headers."""
     found: dict[str, object] = {}
     for each in reversed(image.backing):
         own = _decryption_of_one(each, ids) | ({"file": dict(of_files)} if of_files else {}) | found

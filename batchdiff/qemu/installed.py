@@ -32,7 +32,7 @@ def installed_version() -> str:
 
 
 def known_formats() -> list[str]:
-    """Return the formats that qemu-img lists, sorted; it can only read some of them.
+    """Return the formats that qemu-img lists, sorted; some of them it can read, but not write.
 
     :raises ProgramError: qemu-img cannot be run, or fails.
     """

@@ -16,7 +16,7 @@ from batchdiff.qemu.programs import CompletedProgram
 from batchdiff.units import SECTOR
 
 _FIRST_SOUND = (7, 1)
-"""Older versions of QEMU continue a short read at a wrong place in the file.
+"""Older versions of QEMU continue a short read at the wrong place in the file.
 
 Source: QEMU's commit c06fc7ce147e.
 """
@@ -26,7 +26,7 @@ _refused = threading.Event()
 
 
 def options(images: Iterable[ImageSource]) -> Mapping[str, object]:
-    """Return the options with which QEMU reads files with io_uring; empty if QEMU may then fail or hang."""
+    """Return the options that make QEMU read files with io_uring; empty if they could make it fail or hang."""
     chains = (each for image in images for each in (image, *image.backing))
     safe = not _refused.is_set() and all(_ends_with_a_sector(each.path) for each in chains) and _is_sound()
     return {"aio": "io_uring"} if safe else {}

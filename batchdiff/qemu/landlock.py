@@ -1,4 +1,4 @@
-"""Confinement of external programs by Landlock: they can open only certain files and, since Linux 6.7, use no TCP.
+"""Confinement of programs by Landlock: they can open only certain files and, since Linux 6.7, cannot use TCP.
 
 ::
 
@@ -7,7 +7,7 @@
                                                     `-- the program, confined for good
 
 Landlock needs no privileges. It confines a thread and the processes that the thread starts, so no code needs to
-run between fork and exec. Without /dev/null, QEMU gives up locking.
+run between fork and exec. Every confined program can open /dev/null: without it, QEMU gives up locking.
 
 Source: Linux ``Documentation/userspace-api/landlock.rst`` and ``include/uapi/linux/landlock.h``.
 """
@@ -34,7 +34,7 @@ _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _TRUNCATE = 1, 2, 4, 8, 1 << 14
 _FILES_BY_VERSION = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1}
 """By Landlock version, the access to files that is denied unless a rule allows it."""
 _NETWORK, _SCOPES = 0b11, 0b11
-"""TCP; abstract sockets of processes outside, and signals to them."""
+"""TCP; the abstract sockets of processes outside the confinement, and signals to those processes."""
 
 _INSTALLED = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/nix/store", "/gnu/store")
 _LOADER = ("/etc/ld.so.cache", "/etc/ld.so.preload")

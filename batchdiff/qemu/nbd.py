@@ -150,7 +150,7 @@ class NbdConnection:
         self._socket.sendall(_REQUEST.pack(_REQUEST_MAGIC, flags, what, self._cookie, offset, length))
 
     def _chunks(self) -> Iterator[tuple[int, int, int]]:
-        """Yield the kind, cookie and length of an answer's chunks, whose bytes the caller must receive."""
+        """Yield the kind, cookie and length of each chunk of an answer. The caller must receive its bytes."""
         flags = 0
         while not flags & _LAST:
             magic, flags, kind, cookie, length = _CHUNK.unpack(self._received(_CHUNK.size))

@@ -49,7 +49,7 @@ running: set[subprocess.Popen[bytes]] = set()
 """Leaders of process groups."""
 
 _GLANCE = 0.1
-"""Seconds between checks for a request to stop, at most."""
+"""The most seconds between two checks for a request to stop."""
 
 
 @frozen
@@ -107,9 +107,10 @@ def run(  # noqa: PLR0913  # options by keyword
     """Run a program to its end.
 
     ``reads``: the files that it may read besides installed ones; None: it runs unconfined. ``writes``: files that
-    it may read and write by the paths that :func:`inherited` returns. ``inherits``: files in memory, or in
-    ``reads``. ``timeout``: seconds. ``most_output``: bytes at which output is too long; None: only the first
-    64 KiB are kept. ``percent``: called repeatedly with the latest percentage, which is not kept in the output.
+    it may read and write by the paths that :func:`inherited` returns. ``inherits``: descriptors of files in
+    memory, or of files in ``reads``. ``timeout``: seconds. ``most_output``: bytes at which output is too long;
+    None: only the first 64 KiB are kept. ``percent``: called repeatedly with the latest percentage;
+    the output is then kept without percentages.
 
     :raises OutputError: the output was too long.
     :raises ProgramError: the program cannot be started, or takes too long.
@@ -175,7 +176,7 @@ def not_started(name: str, package: str, error: OSError) -> ProgramError:
 
 
 def limit(process: subprocess.Popen[bytes], limits: dict[int, int]) -> None:
-    """Set soft and hard limits on a process; that on core dumps is always 0."""
+    """Set soft and hard limits on a process; the limit on core dumps is always 0."""
     with contextlib.suppress(ProcessLookupError):  # it has ended already
         for what, most in (limits | {resource.RLIMIT_CORE: 0}).items():
             _, hard = resource.prlimit(process.pid, what)

@@ -72,7 +72,7 @@ def _how_to_repair(image: ImageSource) -> str:
     secret_files = [each.secret_file for each in (image, *image.backing) if each.secret_file is not None]
     how = f"repair the image with `qemu-img check -r all -f {image.format} {shell_word(image.path)}`"
     if secret_files:
-        passed = " and, after `file=`, the file with the secret" if any(map(is_descriptor, secret_files)) else ""
+        passed = " and with the secret file after `file=`" if any(map(is_descriptor, secret_files)) else ""
         how = f"run the `qemu-img check` above with `-r all` instead of `-q`{passed}"
     first = "Shut its VM down and copy the image first, because a repair may lose data. Then"
     return f"{first} {how}, check that the VM starts, and run the same command again."
@@ -189,7 +189,7 @@ _EXACT_SIZE = {ImageFormat.VPC: ("-o", "force_size=on"), ImageFormat.VHDX: ("-o"
 
 _UNMEASURED = "Unable to get accurate CPU usage"
 _CREATIONS = 30
-"""QEMU measures the CPU's speed, and fails if no time passes by its clock: in a third of attempts on some VMs."""
+"""QEMU measures the CPU's speed. If no time passes by its clock, it fails: on some VMs, in a third of attempts."""
 
 
 def convert(  # noqa: PLR0913  # options by keyword
@@ -240,7 +240,8 @@ def run_to_write(  # noqa: PLR0913  # options by keyword
 ) -> None:
     """Run a verb of qemu-img that writes to open files.
 
-    ``images``: those that it reads. ``memory``: files in memory, or these images. ``seconds``: beyond ten minutes.
+    ``images``: those that it reads. ``memory``: descriptors of files in memory, or of these images. ``seconds``:
+    added to the time limit of ten minutes.
 
     :raises InUseError: another program has locked an image.
     :raises OSError: the disk is full, or a quota is used up.

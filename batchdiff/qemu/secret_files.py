@@ -71,7 +71,7 @@ def _number(path: str) -> int:
 
 
 def _is_inherited(descriptor: int) -> bool:
-    # A file that this process opened, such as its journal, may have the number, but is close-on-exec.
+    # The number may be that of a file that this process opened itself, such as its journal: that is close-on-exec.
     try:
         return not fcntl.fcntl(descriptor, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
     except (OSError, OverflowError):

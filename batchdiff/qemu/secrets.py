@@ -68,7 +68,7 @@ def require_secrets_fit(done: CompletedProgram, images: Iterable[ImageSource]) -
 
 
 def wrong_secret(output: str, secret_files: Mapping[str, str]) -> SecretError | None:
-    """Return the error if a program of QEMU failed because a secret opens no key slot; None if for another reason.
+    """Return the error if a program of QEMU failed because a secret opens no key slot; otherwise None.
 
     ``secret_files``: by the path of the encrypted image.
     """

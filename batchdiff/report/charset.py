@@ -29,7 +29,7 @@ def written_in(encoding: str) -> Iterator[None]:
 
 
 def writable(text: str) -> str:
-    """Return the text with the characters that its reader's encoding lacks replaced."""
+    """Return the text, with replacements for the characters that its reader's encoding lacks."""
     if text.isascii() or _has(text):
         return text
     return "".join(letter if _has(letter) else _INSTEAD.get(letter, ascii(letter)[1:-1]) for letter in text)

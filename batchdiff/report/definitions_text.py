@@ -93,7 +93,11 @@ def _virt_xml(disks: Sequence[GuestDisk]) -> str:
     what = shell_word(f"path={path},driver.type={ready[0].format}")
     example = f"`virt-xml DOMAIN --edit target=TARGET --disk {what} --define`"
     text = f"If another VM uses {them}, change that VM's definition by hand, for example: {example}."
-    return f"{text} If the guest still waits for {' or '.join(verbs)}, do that only afterwards." if verbs else text
+    return (
+        f"{text} If the guest is still waiting for {' or '.join(verbs)}, do that only afterwards."
+        if verbs
+        else text
+    )
 
 
 def _elsewhere(disks: Sequence[GuestDisk]) -> str:

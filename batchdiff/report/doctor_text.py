@@ -15,7 +15,7 @@ _MARKS = {Ability.GOOD: "  ", Ability.LIMITED: "* ", Ability.MISSING: "! "}
 def doctor_text(facts: Sequence[Fact], *, width: int | None = None) -> str:
     """Return the facts and a conclusion, for a terminal that is ``width`` cells wide (None: no terminal).
 
-    There must be a fact, and those of one subject must be consecutive.
+    There must be at least one fact, and the facts of one subject must be consecutive.
     """
     names = max(len(fact.name) for fact in facts)
     lines = []

@@ -47,7 +47,7 @@ class PlanFacts(NamedTuple):
     """The facts of a plan's report; mappings are by guest name.
 
     ``stale``: notices of files that have changed since planning. ``jobs``: the most guests that apply works on
-    at a time without ``--jobs``. ``path``: the plan's, for commands; empty if they are not to name it.
+    at a time without ``--jobs``. ``path``: the plan's, for recommended commands; empty if they must not name it.
     ``selection``: the guests to report; None: all. ``older``: a plan to compare with. ``conversions``: the results
     of guests that apply has converted. ``read_only``: the template has no write permission. ``given_back``: guests
     that restore gave back; predictions do not include them. ``older_originals``: originals of restored guests,
@@ -89,7 +89,7 @@ class PlanFacts(NamedTuple):
 
     @property
     def is_applied(self) -> bool:
-        """True if apply has converted a guest, even if that was restored since, or let one share blocks."""
+        """True if apply has converted a guest, even one restored since, or has had a guest share blocks."""
         return bool(self.conversions or self.given_back or self.shared)
 
     @property
@@ -153,7 +153,7 @@ class PlanFacts(NamedTuple):
         return any(each.saved_bytes != each.allocated_bytes - each.overlay_disk_bytes for each in self.savings)
 
     def space_at_once(self, jobs: int) -> int:
-        """Return the bytes that apply needs at its worst moment."""
+        """Return the bytes that apply needs at the peak."""
         copied = 0 if self.conversions else self.plan.totals.template_copy_bytes
         return peak_extra_bytes(savings_meanwhile(self.pending), self.plan.retire, at_once=jobs) + copied
 
@@ -197,7 +197,7 @@ class SizeTotals(NamedTuple):
 
 
 def size_sums(outcomes: Iterable[GuestOutcome]) -> SizeTotals:
-    """Return the sums over the overlays with an actual size."""
+    """Return the sums over the overlays whose actual size is known."""
     whole = [outcome for outcome in outcomes if outcome.actual_overlay_bytes is not None]
     return SizeTotals(
         sum(outcome.predicted_overlay_bytes or 0 for outcome in whole),

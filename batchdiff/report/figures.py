@@ -41,7 +41,7 @@ def bounded_size(count: int, exactness: Exactness, error: int = 0) -> str:
 
 
 def bound_of(count: int, exactness: Exactness, guests: int = 1) -> str:
-    """Return a size for a sentence; ``guests``: the number of guests of which it is the sum."""
+    """Return a size for a sentence; ``guests``: the number of guests whose sizes were added up."""
     kind = {Exactness.AT_LEAST: ", a lower bound", Exactness.AT_MOST: ", an upper bound"}.get(exactness, "")
     in_all = " in all" if guests > 1 and exactness is not Exactness.UNKNOWN else ""
     return f"{bounded_size(count, exactness)}{in_all}{kind if count < 0 else ''}"

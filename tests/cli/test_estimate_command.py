@@ -95,7 +95,7 @@ def test_refused_and_skipped_guests(tmp_path):
     said = run_here("estimate", tmp_path / "fleet.yaml", expect=1)
     assert re.search(r"refused guest1: its disk is 4 KiB smaller than the template's", said)
     assert "skipped guest2: it has nothing in common with the template" in said
-    assert "Everything that metadata cannot settle was read, so these figures are those of a plan." in said
+    assert "Everything that metadata cannot settle was read, so a plan would give the same figures." in said
 
 
 def test_a_wrong_manifest_and_an_unknown_guest(folder, tmp_path):

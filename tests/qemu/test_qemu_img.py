@@ -137,7 +137,7 @@ def test_message(
     [
         ("/secret", (), "Then run the `qemu-img check` above with `-r all` instead of `-q`, check that"),
         (None, ("/secret",), "Then run the `qemu-img check` above with `-r all` instead of `-q`, check that"),
-        ("/dev/fd/3", (), "instead of `-q` and, after `file=`, the file with the secret, check that"),
+        ("/dev/fd/3", (), "instead of `-q` and with the secret file after `file=`, check that"),
     ],
 )
 def test_the_repair_of_an_image_that_needs_a_secret(monkeypatch, secret_file, below, how):

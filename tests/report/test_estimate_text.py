@@ -99,4 +99,4 @@ def test_what_was_read_without_any_sample():
     """A plan's figures may need none."""
     guest = GuestEstimate(shared_guest(), None, exactly(GIB), read_bytes=MIB, is_complete=True)
     said = " ".join(text_of(guest).split())
-    assert "Read 1 MiB in 1.0 s: 0.1% of about 1 GiB, which a plan would read. Everything" in said
+    assert "Read 1 MiB in 1.0 s: 0.1% of the roughly 1 GiB that a plan would read. Everything" in said

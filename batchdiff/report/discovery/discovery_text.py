@@ -5,7 +5,7 @@
     image      template       similar  95% interval     saves
     web01.img  debian-12.img    97.2%  95.9 - 98.1%  ~2.4 GiB
 
-    template  debian-12.img (raw, 40 GiB), 1 copy, saving 2.3 GiB to 2.5 GiB: its copy ...
+    template  debian-12.img (raw, 40 GiB), 1 copy, saving 2.3 GiB to 2.5 GiB: the overlay ...
     left out  old.img: too little of its data is in the same places in any other image
 """
 
@@ -36,7 +36,7 @@ _COLUMNS = (
     Column("saves"),
 )
 _TEMPLATE_CELLS = 22
-"""The most cells of a template's name on a terminal of up to 100."""
+"""The most cells of a template's name on a terminal that is up to 100 cells wide."""
 
 _MOST_NAMES = 20
 

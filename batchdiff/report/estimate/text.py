@@ -124,15 +124,15 @@ def _below(estimate: Estimate) -> Iterator[str]:
     read = f"Read {format_size(estimate.read_bytes)}{samples} in {estimate.seconds:.1f} s"
     if estimate.whole_bytes:
         part, whole = percent(estimate.read_bytes / estimate.whole_bytes), format_size(estimate.whole_bytes)
-        read += f": {part} of about {whole}, which a plan would read"
+        read += f": {part} of the roughly {whole} that a plan would read"
     yield f"{read}."
     sampled = [guest for guest in estimate.guests if guest.saved is not None]
     if all(guest.is_complete for guest in sampled):
-        yield "Everything that metadata cannot settle was read, so these figures are those of a plan."
+        yield "Everything that metadata cannot settle was read, so a plan would give the same figures."
         if not all(guest.is_exact for guest in sampled):
             yield (
-                "A plan estimates the sizes of compressed overlays, too: in 95 of 100 cases, the savings are"
-                " within the interval."
+                "A plan, too, only estimates the sizes of compressed overlays: in 95 of 100 cases, the actual"
+                " savings are within the interval."
             )
         return
     which = "The total's interval" if len(estimate.guests) > 1 else "That interval"
