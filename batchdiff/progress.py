@@ -6,7 +6,7 @@
     expect("web01", WRITE, 3 GiB), expect("web01", VERIFY, 40 GiB), ...     the total
     begin()                                                                 the first reading otherwise
     reach("web01", WRITE, 1 GiB)                                            the bytes done never decrease
-    settle("web01")                                                         done, or failed, or needed less work
+    settle("web01")                                                         done or failed, or took less work
     end()                                                                   the last reading: all is done
 
 Bytes that needed no work in this run count as done, but not towards the rate.
@@ -29,7 +29,7 @@ class Phase(enum.StrEnum):
     OPEN = "open"
     """The bytes to read are not known yet."""
     TEMPLATE = "template"
-    """To compare the template's digest."""
+    """The template is being read to compare its digest."""
     SCAN = "scan"
     ASSESS = "assess"
     """Savings are being calculated; no rate predicts how long that takes."""
@@ -57,7 +57,7 @@ class Pace:
 
 @frozen
 class Reading:
-    """Progress at one moment: of the whole run, and of the guest at work, if any.
+    """Progress at one moment: of the whole run, and of the guest that is being worked on, if any.
 
     ``is_edge``: whether this is the first or the last reading. ``openings``: None unless ``phase`` is OPEN.
     """
@@ -116,7 +116,7 @@ class Meter:
     """A count of the bytes of one command, to which all its threads may report.
 
     ``show`` gets a first and a last reading, and otherwise at most one every ``every`` seconds, except that
-    :meth:`begin` shows one at once. It must not fail.
+    :meth:`begin` shows one at once. ``show`` must not fail.
     """
 
     show: Callable[[Reading], None] | None = None
@@ -141,7 +141,7 @@ class Meter:
             self._show_if_due(first=True)
 
     def expect(self, guest: str | None, phase: Phase, size: int) -> None:
-        """Add bytes to the total, unless this work was expected before. ``guest``: None for all guests."""
+        """Add bytes to the total, unless this work has been expected before. ``guest``: None for all guests."""
         with self._lock:
             if (guest, phase) not in self._phases:
                 self._phases[guest, phase] = _Load(size)
@@ -150,11 +150,11 @@ class Meter:
 
     @property
     def has_begun(self) -> bool:
-        """True once :meth:`begin` was called."""
+        """True once :meth:`begin` has been called."""
         return self._run.since is not None
 
     def begin(self) -> None:
-        """Show the first reading with bytes, once all foreseeable work is expected; later calls do nothing."""
+        """Show the first reading with bytes; later calls do nothing. First expect all foreseeable work."""
         with self._lock:
             if self._run.since is None:
                 self._run.since, self._openings = self.clock(), None
@@ -165,7 +165,7 @@ class Meter:
     def reach(self, guest: str | None, phase: Phase, done: int, *, worked: bool = True) -> None:
         """Report how many bytes of this work are done; a lower number, as in a retry, adds nothing.
 
-        Bytes that were not expected do not count. ``worked``: False if they needed no work in this run.
+        Bytes that were not expected do not count. ``worked``: False if the bytes needed no work in this run.
         """
         with self._lock:
             self._at = guest, phase
@@ -212,7 +212,7 @@ class Meter:
             self._show(self.clock(), is_edge=True)
 
     def cut_short(self) -> None:
-        """Show how far an interrupted or failed command got, unless there was no first reading."""
+        """Show how far an interrupted or failed command got, if there has been a first reading."""
         with self._lock:
             if self._next is not None:
                 self._show(self.clock(), is_edge=True)
@@ -229,7 +229,7 @@ class Meter:
                 work.done = work.size
 
     def _show_if_due(self, *, first: bool = False, at_once: bool = False) -> None:
-        """``first``: show one even if none was shown yet; ``at_once``: even before it is due."""
+        """``first``: show a reading even if none has been shown yet; ``at_once``: even before it is due."""
         if self._next is None:
             if first:
                 self._since = self.clock()

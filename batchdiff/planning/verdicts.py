@@ -89,7 +89,7 @@ def _more_than_freed(savings: Savings, use: DiskUse) -> str:
 def sharing_verdict(sharing: Sharing, similarity: Similarity, minimum: float) -> tuple[Verdict, str]:
     """Return the verdict with the strategy ``share``, and the reason, empty if the guest is to share blocks.
 
-    ``minimum``: the least share of its allocation to save; minus infinity if it need not save any.
+    ``minimum``: the least share of the guest's allocation that must be saved; minus infinity if none need be.
     """
     if not sharing.shareable_bytes:
         return Verdict.SKIP, _why_nothing_to_share(sharing, similarity)
@@ -114,7 +114,7 @@ def _why_nothing_to_share(sharing: Sharing, similarity: Similarity) -> str:
         return (
             f"none of the {format_size(sharing.left_out_bytes)} that it has in common with the template, and does"
             " not share yet, can be shared: in one of the two images, that data is compressed or encrypted, at"
-            " unaligned offsets, or on another filesystem"
+            " unaligned offsets, or in a file on a different filesystem"
         )
     return "it already shares all blocks that equal the template's"
 

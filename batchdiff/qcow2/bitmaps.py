@@ -29,7 +29,8 @@ _MAX_BITMAP = 512 * MIB
 """QEMU's limit on a bitmap in a file, and batchdiff's on the memory that a bitmap marked "in use" needs."""
 
 _MAX_TABLES = 64 * MIB
-"""batchdiff's limit on all tables together. With QEMU's defaults, 1000 bitmaps of a 16 TiB disk take 4 MiB."""
+"""batchdiff's limit on all tables together. With QEMU's defaults, 1000 bitmaps of a 16 TiB disk have 4 MiB of
+tables."""
 
 _REMOVE = (
     "Make a copy of it, use `qemu-img bitmap --remove COPY NAME` to remove each bitmap that `qemu-img info COPY`"

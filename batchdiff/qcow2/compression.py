@@ -26,7 +26,7 @@ _DEFAULT_LEVELS = {CompressionType.ZLIB: zlib.Z_DEFAULT_COMPRESSION, Compression
 
 _SKIPPABLE, _CHECKSUM, _REPEATED_BYTE = b"\x2a\x4d\x18", 1 << 2, 1
 """In zstd: the last three bytes of a skippable frame's magic number, the checksum bit of the byte after a frame's
-magic number, and a block's type."""
+magic number, and the type of a block that repeats one byte."""
 
 _MOST_FRAMES = 1000
 """QEMU writes one frame per cluster; millions of empty ones would take seconds."""
@@ -48,7 +48,7 @@ def compress(data: bytes | memoryview, kind: CompressionType, level: int | None 
 def decompress(packed: bytes, kind: CompressionType, cluster_size: int) -> bytes:
     """Return the ``cluster_size`` bytes of a compressed cluster.
 
-    ``packed`` may continue past the end of the stream, because an L2 entry gives its length only in sectors.
+    ``packed`` may continue past the end of the stream, because an L2 entry gives the length only in sectors.
 
     :raises FormatError: the cluster cannot be decompressed to that size.
     """

@@ -38,7 +38,7 @@ class Origin(enum.IntEnum):
     """The origin of the bytes in a part of an image."""
 
     ABSENT = 0
-    """Not in this image: the backing file's bytes show through, or zeros without one."""
+    """Not in this image: the backing file's bytes show through, or zeros if there is none."""
     ZERO = 1
     FILE = 2
     """In a file of the image, uncompressed."""
@@ -88,7 +88,7 @@ def clusters_with_data(words: Words, geometry: Geometry) -> npt.NDArray[np.bool_
 
 
 def _is_stored(entry: Words, geometry: Geometry) -> npt.NDArray[np.bool_]:
-    """Read entries as standard. In a data file, a cluster's offset may be 0."""
+    """Return which entries, read as standard, map to a file. In a data file, a cluster's offset can be 0."""
     stored: npt.NDArray[np.bool_] = (
         entry & (OFFSET_MASK | COPIED if geometry.external_data else OFFSET_MASK)
     ) != 0

@@ -63,7 +63,7 @@ def extensions_of(cluster: bytes, length: int, name_offset: int) -> Iterator[tup
 
 
 def packed_extension(kind: int, data: bytes) -> bytes:
-    """Return an extension, padded to a multiple of 8."""
+    """Return an extension, padded to a multiple of 8 bytes."""
     return _HEAD.pack(kind, len(data)) + data + bytes(-len(data) % 8)
 
 

@@ -14,12 +14,12 @@ CONVERT_ELSEWHERE = (
 """For an unsupported kind or version: a backup is of the same kind."""
 
 NEWER_QEMU = (
-    "If a newer QEMU made it, make a copy without these features with the `qemu-img convert` of that QEMU, and use"
-    " the copy. Otherwise, restore it from a backup."
+    "If a newer QEMU made it, use the `qemu-img convert` of that QEMU to make a copy without what is unknown, and"
+    " use the copy. Otherwise, restore the image from a backup."
 )
 
 LACKS_OR_DAMAGED = (
-    "If QEMU lacks what it needs, such as the driver of this format, install that. If the image is damaged,"
+    "If QEMU lacks what the image needs, such as the driver for its format, install that. If the image is damaged,"
     " restore it from a backup."
 )
 

@@ -79,7 +79,7 @@ class Header:
     data_file: str | None = None
 
     def tables(self) -> list[tuple[int, int, str]]:
-        """Return the offset, length and name of the header's cluster and of each part that it names, by offset.
+        """Return the offset, length and name of the header and of each part that it names, in order of offset.
 
         The snapshot table's length is the shortest possible: the header does not give it.
         """
@@ -242,7 +242,7 @@ def backing_name_in(cluster: bytes, offset: int, size: int, length: int) -> str 
 def _check_data_file(header: Header) -> None:
     require(
         header.luks_header is None or not header.geometry.external_data,
-        "it is encrypted and keeps its data in an external file; only one of the two is supported",
+        "it is encrypted and keeps its data in an external file; the two together are not supported",
         remedy=ONE_FILE,
     )
 

@@ -72,7 +72,7 @@ class Layout:
 
     @property
     def refcounted(self) -> int:
-        """All clusters of the file."""
+        """The number of clusters of the file, each of which has a refcount."""
         return self.file_size // self.geometry.cluster_size
 
     @property
@@ -96,7 +96,8 @@ def plan_layout(
 ) -> Layout:
     """Return the layout of an image.
 
-    Both numbers are ignored if the image is preallocated; ``data_clusters`` also if its data is in another file.
+    ``l2_tables`` and ``data_clusters`` are ignored if the image is preallocated. ``data_clusters`` is also ignored
+    if the data is in another file.
     """
     cluster = geometry.cluster_size
     l1_entries = ceil_div(virtual_size, geometry.l2_coverage)
@@ -128,8 +129,8 @@ def granules_to_write(
 ) -> Extents:
     """Return the extents that an overlay must hold, DATA and ZERO, in granules.
 
-    ``unit``: bytes of each of the ``units``. ``whole_clusters``: allocate no parts of clusters, as compression
-    cannot. In version 2, zeros are DATA.
+    ``unit``: bytes of each of the ``units``. ``whole_clusters``: allocate only whole clusters, as compression
+    does. In version 2, zeros are DATA.
     """
     granule = geometry.cluster_size if whole_clusters else geometry.granule
     found = fold(units, max(granule // unit, 1))

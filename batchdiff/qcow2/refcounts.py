@@ -3,7 +3,7 @@
 ::
 
     refcount table    | offset of block 0 | offset of block 1 | 0 | ...       8 bytes each
-    refcount block    | cluster 0 | cluster 1 | ...                           1 to 64 bits each, fills a cluster
+    refcount block    | cluster 0 | cluster 1 | ...                           1 to 64 bits each; it fills a cluster
 
 Source: QEMU ``docs/interop/qcow2.txt``, "Host cluster management"; ``get_refcount_ro0()`` in its
 ``block/qcow2-refcount.c``.
@@ -49,9 +49,9 @@ def check_refcounts(refcounts: Refcounts, clusters: Numbers, references: Numbers
 
     Fewer are allowed: clusters can be leaked, and the references of snapshots are not counted.
 
-    ``clusters``: numbers, ascending; ``references``: of each cluster.
+    ``clusters``: their numbers, ascending; ``references``: the number of references to each.
 
-    :raises FormatError: a cluster has more.
+    :raises FormatError: a cluster has more references than its refcount allows.
     """
     for first, last, block in _by_block(refcounts, clusters):
         found = _in_block(refcounts, block, clusters[first:last] % refcounts.in_block)
@@ -68,7 +68,7 @@ def check_refcounts(refcounts: Refcounts, clusters: Numbers, references: Numbers
 
 
 def _by_block(refcounts: Refcounts, clusters: Numbers) -> Iterator[tuple[int, int, int]]:
-    """Yield start and end index of each block's clusters, and the block's offset, or 0 if it is missing."""
+    """Yield the start and end index of each block's clusters, and the block's offset, or 0 if it is missing."""
     blocks, table = clusters // refcounts.in_block, refcounts.table
     edges = [0, *(np.flatnonzero(blocks[1:] != blocks[:-1]) + 1).tolist(), len(blocks)]
     for first, last in itertools.pairwise(edges):
@@ -83,7 +83,7 @@ def _in_block(refcounts: Refcounts, block: int, places: Numbers) -> Words:
         return np.zeros(len(places), dtype=np.uint64)
     order, low, high = refcounts.order, int(places[0]), int(places[-1]) + 1
     if order < 3:
-        # Several refcounts are in a byte, the first one in its lowest bits.
+        # A byte holds several refcounts, the first one in its lowest bits.
         each = 8 >> order
         start = low // each
         data = np.frombuffer(refcounts.read(ceil_div(high, each) - start, block + start), dtype=np.uint8)

@@ -118,7 +118,7 @@ def _named(entry: Words, bits: int) -> Numbers:
 
 
 def _metadata_clusters(metadata: list[Table], cluster: int) -> _Metadata:
-    """Return the clusters of all tables, of which no two may share one."""
+    """Return the clusters of all tables; raise :class:`FormatError` if two share a cluster."""
     numbers, kinds = [], []
     for kind, (offsets, length, _) in enumerate(metadata):
         count = ceil_div(length, cluster)
@@ -203,14 +203,14 @@ def _batches(entries: Entries) -> Iterator[Words]:
 
 
 def _sorted(found: list[Numbers]) -> Numbers:
-    # Most files were written in order, and a stable sort of those is faster than numpy's default.
+    # Most files were written in order. For their references, a stable sort is faster than numpy's default.
     joined = np.concatenate(found)
     joined.sort(kind="stable")
     return joined
 
 
 def _parts(buckets: Numbers) -> Iterator[tuple[int, int]]:
-    """Yield start and end index of buckets to sort together; a lone one may exceed the limit."""
+    """Yield the start and end index of buckets to sort together; a lone one may exceed the limit."""
     low = total = 0
     for index, count in enumerate(buckets.tolist()):
         if total and total + count > _COUNTED_AT_ONCE:

@@ -25,7 +25,7 @@ _REPAIR = "Repair a copy of it with `qemu-img check -r all`, which shortens the 
 def snapshot_tables(
     read: Callable[[int, int], bytes], offset: int, count: int
 ) -> tuple[int, list[tuple[int, int]]]:
-    """Return the file offset of the table's end, and offset and bytes of each snapshot's L1 table.
+    """Return the file offset of the table's end, and the offset and length of each snapshot's L1 table, in bytes.
 
     ``read`` takes offset and length.
 
@@ -37,7 +37,8 @@ def snapshot_tables(
         l1_offset, l1_entries, id_bytes, name_bytes, *_, extra = _ENTRY.unpack(read(at, _ENTRY.size))
         require(
             extra <= _MAX_EXTRA,
-            f"its snapshot {number} has {extra} bytes of extra data, more than QEMU's limit of {_MAX_EXTRA}",
+            f"entry {number} of its snapshot table has {extra} bytes of extra data, more than QEMU's limit of"
+            f" {_MAX_EXTRA}",
             remedy=_REPAIR,
         )
         at += _ENTRY.size + extra + id_bytes + name_bytes

@@ -38,7 +38,7 @@ class TableBatch:
     """The kind of each granule, table after table."""
     geometry: Geometry
     preallocated: int = 0
-    """The disk's clusters if all have a place for data; otherwise 0."""
+    """The number of the disk's clusters if all have a place for data; otherwise 0."""
 
     def data_clusters(self) -> npt.NDArray[np.int64]:
         """Return the guest clusters that have a place for data, ascending."""

@@ -6,7 +6,7 @@
           |                           ^ same group
           `---- listening socket ---> the program, confined
 
-Confinement and the memory limit are those of :mod:`batchdiff.qemu.programs`; their time is not limited.
+Confinement and the memory limit are those of :mod:`batchdiff.qemu.programs`; the programs' time is not limited.
 """
 
 from __future__ import annotations
@@ -122,11 +122,11 @@ def _watcher() -> Iterator[subprocess.Popen[bytes]]:
 
 
 _pipes: set[IO[bytes]] = set()
-"""Write ends of pipes, which no other process may have open."""
+"""Write ends of pipes, which must not be open in any other process."""
 
 
 def _close_pipes() -> None:
-    """If they stayed open in a forked process, the programs could outlive its parent."""
+    """Close them in a forked process: otherwise, the programs could outlive the process that started them."""
     for pipe in _pipes:
         pipe.close()
     _pipes.clear()

@@ -293,7 +293,7 @@ OTHERS = {
     "version-2": (put(4, ">I", 2), "names no LUKS header"),
     "data-file-too": (
         both(put(72, ">Q", 4), before_others(DATA_FILE, b"/etc/passwd")),
-        "only one of the two is supported",
+        "the two together are not supported",
     ),
     "luks-magic": (within(0, "6s", b""), "magic number is missing"),
     "luks-version-2": (within(6, ">H", 2), "reads version 1 only"),

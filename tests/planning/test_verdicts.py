@@ -169,5 +169,6 @@ def test_what_a_guest_shares_already_is_not_among_what_cannot_be_shared():
     assert sharing_verdict(sharing, Similarity(1, 2), 0.0) == (
         Verdict.SKIP,
         "none of the 64 KiB that it has in common with the template, and does not share yet, can be shared: in one"
-        " of the two images, that data is compressed or encrypted, at unaligned offsets, or on another filesystem",
+        " of the two images, that data is compressed or encrypted, at unaligned offsets, or in a file on a"
+        " different filesystem",
     )

@@ -124,7 +124,7 @@ def test_a_qemu_nbd_that_prints_without_end(fd, path, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     with pytest.raises(ImageError, match=r"QEMU cannot open .*image.*y; y|SIGXFSZ") as caught:
         Export(str(path), fd, BlockDevice("vmdk"))
-    assert caught.value.remedy.startswith("If QEMU lacks what it needs")
+    assert caught.value.remedy.startswith("If QEMU lacks what the image needs")
 
 
 def test_missing(fd, path, tmp_path, monkeypatch):

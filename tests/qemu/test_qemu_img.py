@@ -158,7 +158,7 @@ def test_an_image_that_qemu_cannot_open_may_be_sound(monkeypatch):
     with pytest.raises(ImageError, match="QEMU cannot open or map") as caught:
         qemu_img.file_map(A)
     assert caught.value.remedy.startswith(
-        "If QEMU lacks what it needs, such as the driver of this format, install"
+        "If QEMU lacks what the image needs, such as the driver for its format, install"
     )
 
 

@@ -35,7 +35,7 @@ _BATCH = 64
 
 @frozen
 class Sample:
-    """Clusters of a guest to compress, by number. ``level``: None for the default."""
+    """The numbers of the clusters of one guest that are to be compressed. ``level``: None for the default."""
 
     source: ImageSource
     geometry: Geometry
@@ -52,7 +52,7 @@ class StoredData(NamedTuple):
 
 
 Measure = Callable[[list[Sample]], list[list[int]]]
-""":func:`stored_lengths` of each sample, in the order of the samples."""
+"""Returns :func:`stored_lengths` of each sample, in the order of the samples."""
 
 
 @frozen
@@ -112,7 +112,7 @@ def stored_data(  # noqa: PLR0913  # options by keyword
     order = np.random.default_rng(0).permutation(count)
     lengths = np.zeros(count, dtype=np.int64)
     cluster_size, done = geometry.cluster_size, 0
-    # Narrow refcounts leave gaps, which depend on each cluster and the ones before it: a sample's gaps are not
+    # Narrow refcounts leave gaps that depend on the whole sequence of clusters, so a sample's gaps are not
     # representative.
     first = count if geometry.refcount_bits < DEFAULT_REFCOUNT_BITS else _FIRST_SAMPLE
     while done < count:
@@ -172,7 +172,7 @@ def _packed(lengths: npt.NDArray[np.int64], geometry: Geometry, unit: int) -> tu
         if length:
             unused += _units_left(filled, cluster_size, unit) if offset != filled else 0
             filled = offset + length
-    # The units left after the last compressed cluster count only if something is stored after them.
+    # The units left after the last compressed cluster count as unused only if something is stored after them.
     return end, end - unused - (_units_left(filled, cluster_size, unit) if end > filled else 0)
 
 

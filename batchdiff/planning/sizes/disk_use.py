@@ -5,7 +5,7 @@
     guest's segments   |  file  | hole |         file          |  hole  |
     never written                          |#|
     data to write         |-----------|   |--|       |----|  |-----|
-    taken                 |xxxxx|     |   |x |       |xxxx|  |x|          whole units of the filesystem, each once
+    taken                 |xxxxx|     |   |x |       |xxxx|  |x|   whole units of the filesystem, each counted once
 
 Segments are looked up once per stretch, because a lookup for each of thousands of runs would be slow.
 """
@@ -30,7 +30,7 @@ from batchdiff.qcow2.entries import Origin
 from batchdiff.units import MIB, ceil_div
 
 _STRETCH = 512 * MIB
-"""Limits the memory for segments: clusters of 64 KiB in random order make 8,192 of them."""
+"""Limits the memory for segments: clusters of 64 KiB in random order make 8,192 segments."""
 
 
 @frozen
@@ -98,7 +98,7 @@ def space_taken(  # noqa: PLR0913  # options by keyword
 
 
 class _FileUnits:
-    """A count of the whole units of a file within its data that stay unwritten."""
+    """A count of the whole unwritten units within a file's data."""
 
     def __init__(self, starts: Offsets, ends: Offsets, file_start: int, unit: int) -> None:
         lengths = ends - starts

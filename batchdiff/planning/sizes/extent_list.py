@@ -1,13 +1,13 @@
-"""The blocks in which ext4 and XFS list a new file's extents, and which count as the file's.
+"""The blocks in which ext4 and XFS list a new file's extents; they count as blocks of the file.
 
 ::
 
     file      |####|    |##|######|        |####|      blocks to which something is written
     extents    1         2                  3          and, if the file's space is reserved, one for each gap
-    list      in the inode, if they fit (ext4: 4); else in leaf blocks (ext4: 340 in each of 4 KiB), which are
-              listed in the same way
+    list      in the inode, if they fit (ext4: 4); else in leaf blocks (ext4: 340 in a block of 4 KiB), which
+              are listed in the same way
 
-The count is a minimum: fragmented free space makes more extents, and XFS fills some leaves only half.
+The count is a minimum: fragmented free space makes more extents, and XFS leaves some leaf blocks half empty.
 
 Source: Linux ``Documentation/filesystems/ext4/ifork.rst``; ``EXT_INIT_MAX_LEN`` and ``EXT_UNWRITTEN_MAX_LEN`` in
 ``fs/ext4/ext4_extents.h``; ``fs/xfs/libxfs/xfs_format.h`` (``xfs_bmbt_rec``,
@@ -31,10 +31,11 @@ from batchdiff.units import ceil_div
 
 
 class ListFormat(NamedTuple):
-    """A filesystem's way to list a file's extents.
+    """A filesystem's way of listing a file's extents.
 
     ``longest``, ``longest_unwritten``: the maximum number of blocks in an extent, and in a reserved one.
-    ``in_inode``: the entries that fit into the inode. ``entry``, ``header``: their bytes in a block.
+    ``in_inode``: the entries that fit into the inode. ``entry``, ``header``: the bytes of an entry, and of the
+    header of a block.
     """
 
     longest: int
@@ -49,7 +50,7 @@ LIST_FORMATS = {
     # For an inode of 512 bytes; extended attributes leave less room.
     "xfs": ListFormat((1 << 21) - 1, (1 << 21) - 1, in_inode=20, entry=16, header=72),
 }
-"""The filesystems on which the blocks of an extent list count as the file's."""
+"""The filesystems on which the blocks of an extent list count as blocks of the file."""
 
 _NO_LIST = LIST_FORMATS["ext4"]
 """A stand-in for filesystems on which nothing is counted."""
@@ -106,7 +107,8 @@ class WrittenRuns:
 class OverlayLists:
     """The extent lists of an overlay and of its data file, if it has one. Add data in ascending order.
 
-    ``extents``: in granules of ``layout``. Full preallocation makes one run, because all of it is written.
+    ``extents``: in granules of ``layout``. With full preallocation, the file with the data is one run,
+    because all of it is written.
     """
 
     def __init__(self, layout: AnyLayout, extents: Extents, volume: Volume, preallocation: Preallocation) -> None:

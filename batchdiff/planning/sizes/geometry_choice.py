@@ -5,8 +5,8 @@
     128 KiB, standard L2 entries     | data, all of it      |     length 128 KiB, on disk 128 KiB
     128 KiB, extended L2 entries     | hole |data| hole     |     length 128 KiB, on disk   4 KiB
 
-The length of the file decides, or space on disk if any geometry has subclusters, because unwritten ones stay
-holes, or if there is a data file, because that is as long as the disk.
+The length of the file decides. If any geometry has subclusters, the space on disk decides instead, because
+unwritten ones stay holes; likewise if there is a data file, because that is always as long as the disk.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def compared_sizes(units: Extents, virtual_size: int, options: OverlayOptions, u
     sizes, compared = ComparedSizes({}, {}), geometries(options)
     by_disk = needs.outside or any(geometry.extended_l2 for geometry in compared)
     for geometry in (each for each in compared if fits(virtual_size, each)):
-        # Clusters of whole units are only counted; subclusters and smaller clusters need extents.
+        # Clusters of whole units need only be counted; subclusters and smaller clusters need extents.
         if geometry.granules == 1 and geometry.cluster_size >= UNIT:
             layout = _counted(parts, virtual_size, geometry, inside)
             data = layout.data_clusters * geometry.cluster_size
@@ -90,7 +90,7 @@ def _qed_sizes(units: Extents, virtual_size: int, options: OverlayOptions) -> Co
 
 
 def geometries(options: OverlayOptions) -> list[Geometry]:
-    """Return the geometries to compare, some with another cluster size than the options set."""
+    """Return the geometries to compare, even those with a cluster size that the options do not choose."""
     if options.format is OverlayFormat.QED:
         return [geometry_of(options, cluster_size) for cluster_size in QED_CLUSTER_SIZES]
     # Differences are found in units of 4 KiB, so smaller clusters would only add tables.
@@ -130,8 +130,8 @@ class _Parts:
 def _counted(parts: _Parts, virtual_size: int, geometry: Geometry, options: LayoutOptions) -> Layout:
     """Lay out an overlay in whole clusters by counting: folding would take three times as long.
 
-    A cluster has data if a unit in it differs and a unit in it, the same or another, is nonzero; in version 2,
-    without zero clusters, the first is enough.
+    A cluster has data if a unit in it differs and a unit in it, not necessarily the same one, is nonzero. In
+    version 2, which has no zero clusters, a unit that differs is enough.
     """
     factor = geometry.cluster_size // UNIT
     differing = count_touched(parts.differing, factor)

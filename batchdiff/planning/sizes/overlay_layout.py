@@ -53,7 +53,7 @@ def overlay_disk_bytes(layout: AnyLayout, extents: Extents, options: OverlayOpti
 def _luks_disk_bytes(layout: Layout, options: OverlayOptions, unit: int) -> int:
     """Return a LUKS header's bytes on disk: only its beginning is written, and the rest stays a hole.
 
-    If a unit holds several clusters, :func:`disk_bytes` counts the hole, too, so return minus its bytes.
+    If a unit holds several clusters, :func:`disk_bytes` counts the whole header, so return minus the hole's bytes.
     """
     secret = options.encryption
     if secret is None:
