@@ -58,7 +58,7 @@ class Fate(enum.StrEnum):
     QUARANTINED = "quarantined"
     DELETED = "deleted"
     GONE = "gone"
-    """As far as is known, another program moved or deleted it."""
+    """Not there, although no deletion is recorded: presumably another program moved or deleted it."""
     UNTOUCHED = "untouched"
     """Its fate is not reported."""
     BACK = "back"
