@@ -31,7 +31,8 @@ KEY = "exclude"
 class Excluded(NamedTuple):
     """Names that globs leave out.
 
-    ``paths``: existing ones. ``likes``: folders, each with a test for names that do not exist there.
+    ``paths``: existing ones. ``likes``: folders, each with a function that returns True for a file name that would
+    be left out if it existed there.
     """
 
     paths: frozenset[str]
@@ -81,9 +82,7 @@ def _why_unused(pattern: str, found: Sequence[str], listed: frozenset[str], fold
     if images and all(name in listed or os.path.realpath(name) in listed for name in images):
         if glob.has_magic(pattern):
             what = f"every image that {show(pattern)} matches is listed by path"
-            return (
-                f"{what}, so this pattern excludes no existing image; to exclude such an image, remove its entry"
-            )
+            return f"{what}, so this pattern excludes no existing image; to exclude an image, remove its entry"
         return f"{show(pattern)} is listed by path, so it stays a guest; remove its entry to exclude it"
     if not found:
         where = searched(pattern, folder)

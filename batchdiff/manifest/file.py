@@ -1,4 +1,4 @@
-"""Reading a manifest: its YAML, then its schema, then the files that it names."""
+"""Reading a manifest: its YAML is parsed and checked against the schema, and the files that it names are found."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def read_manifest(path: str, *, allow_existing_overlays: bool = False, left: Collection[str] = ()) -> Manifest:
-    """Return the manifest in a file after all checks.
+    """Read a manifest from a file, and check it completely.
 
     ``path`` may be ``-`` for stdin. ``allow_existing_overlays`` allows existing data files, too. ``left``: the
     paths of overlays that a restore left behind and that are no longer needed.

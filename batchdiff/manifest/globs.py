@@ -28,9 +28,9 @@ def is_own_file(path: str) -> bool:
 
 
 def glob_matches(pattern: str, where: YamlPath, folder: str, problems: Problems) -> list[str]:
-    """Return all matches, folders and dangling links included, sorted; relative if the glob is.
+    """Return all matches, sorted, including folders and dangling links; they are relative if the glob is.
 
-    A glob with unfit characters or too many matches becomes a problem and matches nothing.
+    A glob with unfit characters or too many matches is reported, and matches nothing.
     """
     if unfit(pattern):
         problems.add(where, f"{show(pattern)} has {why_unfit(pattern)}; write ? in its place")
@@ -43,12 +43,12 @@ def glob_matches(pattern: str, where: YamlPath, folder: str, problems: Problems)
 
 
 def searched(pattern: str, folder: str) -> str:
-    """Return words, to put after a glob, that name its folder; empty if the glob is absolute."""
+    """Return words to put after a glob: the folder in which it is searched for; empty if the glob is absolute."""
     return "" if os.path.isabs(pattern) else f" in {show(folder)}"
 
 
 def would_match(pattern: str, folder: str) -> Iterator[tuple[str, Callable[[str], bool]]]:
-    """Yield the real paths of folders in which a glob could match files, each with a test for file names."""
+    """Yield the folders in which a glob could match files: each folder's real path, and a test for file names."""
     if unfit(pattern):
         return
     head, name = os.path.split(pattern)

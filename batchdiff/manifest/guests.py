@@ -54,7 +54,7 @@ class GuestFinder:
         self._problems = problems
 
     def guests(self, written: Sequence[WrittenGuest], excluded: Excluded) -> list[AnyGuest]:
-        """Return the usable guests in the order of the manifest, a glob's by path; report problems."""
+        """Return the usable guests in the order of their entries, those of one glob by path; report problems."""
         # Listed guests first: globs leave them out.
         listed = [guest for guest in written if not guest.image.is_glob]
         names = {self._resolved(each.image.path) for each in listed if not unfit(each.image.path)}
@@ -67,7 +67,7 @@ class GuestFinder:
         }
         images = {where: [path for path in paths if self._is_image(path)] for where, paths in matches.items()}
         matched = {where: len(paths) for where, paths in images.items()}
-        # Drop excluded images first: the default overlay of one must not hide a guest that has the same path.
+        # Drop excluded images first: the default overlay path of one must not hide a guest at that path.
         for where, paths in images.items():
             images[where] = [path for path in paths if not excluded.has(self._resolved(path))]
         taken = self._taken(written, [each for some in found.values() for each in some], images)
@@ -193,9 +193,9 @@ class GuestFinder:
         existing = [guest for guest in listed if isinstance(guest, FoundGuest)]
         guests = {guest.named for guest in listed} | {guest.place.path for guest in existing}
         overlays = self._written_overlays(written)
-        # Default overlays count by path only: a hard link with such a name must not hide a guest.
+        # Default overlays are recognised only by path: if a hard link has such a path, it must not hide its guest.
         defaults = self._default_overlays(written, listed, images)
-        # Files with another role count by identity: a glob may find them by any name or link.
+        # Files in other roles are recognised by identity: a glob may find them by any name or link.
         backing = [os.path.join(self._folder, image.path) for guest in written for image in guest.image.backing]
         secrets = [self._resolved(path) for path in self._secret_files(written)]
         files = {identity for path in (*overlays, *backing, *secrets) if (identity := identity_of(path))}

@@ -44,7 +44,7 @@ class FoundGuest(NamedTuple):
 
     @property
     def objection(self) -> str:
-        """The reason why the name of a glob's match cannot be used; otherwise empty."""
+        """The fault in the name of a glob's match; empty if there is none, or if the image is listed by path."""
         odd = why_unfit(self.place.written) if self.written.image.is_glob else ""
         return f"its name has {odd}; rename it, or `exclude` it" if odd else ""
 
@@ -86,13 +86,13 @@ def find_image(written: WrittenImage, folder: str, problems: Problems) -> FoundI
 
 
 def check_depth(template: FoundImage | None, pending: Sequence[object], problems: Problems) -> None:
-    """Report a template whose chain is too long for an overlay; nothing if no guest is ``pending``."""
+    """Report a template whose chain is too long for an overlay, unless there are no ``pending`` guests."""
     depth = 0 if template is None else 1 + len(template.chain) + 1
     if pending and depth > MAX_CHAIN:
         problems.add(
             ("template", "backing"),
             f"with an overlay, the chain would have {depth} images, and at most {MAX_CHAIN} are allowed; copy the"
-            " template into a single image with `qemu-img convert`, and write the copy as the template (see"
+            " template into a single image with `qemu-img convert`, and name the copy as the template (see"
             " docs/deep-chains.md)",
         )
 

@@ -1,7 +1,8 @@
 """Checks that relative backing file names still work if a VM opens its image through a symbolic link.
 
 QEMU resolves a relative backing file name against the folder in the path by which it opened the image. Links among
-the folders of that path do no harm, because the kernel follows them, but a link as its last component can::
+the folders of that path do no harm, because the kernel follows them. But if the path's last component is a
+link, the name can lead elsewhere::
 
     /vms/web01.img -> /disks/lun7.img     has the backing file name "../tpl/t.img"
     /disks/../tpl/t.img                   from the file's own folder, as batchdiff resolves it

@@ -21,7 +21,7 @@ class GuestEntry:
     and ``options`` serve only to compare the two strategies. ``converted``: the origin of the overlay if an
     earlier plan converted the guest, whose image may then be gone. ``named``: the image's absolute name, which may
     be a symbolic link; empty if the image is gone. ``objection``: why the image cannot be a guest, although a glob
-    matches it. ``rethin``: replace the image by a thinner overlay if it is an overlay of the template. ``glob``:
+    matches it. ``rethin``: if the image is an overlay of the template, replace it with a thinner one. ``glob``:
     the glob as written; empty if the guest is listed by path. ``domain``: the libvirt domain that uses the image,
     and how; empty if none is known. ``overlay_key``: the key of the manifest that determines the overlay's path.
     """

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from batchdiff.manifest.text.problems import YamlPath
 
 _RETIRED = len(own_files.QUARANTINE)
-"""The suffix of a file that is about to be deleted is as long."""
+"""Also the length of the suffix of a file that is about to be deleted."""
 
 
 def check_names(

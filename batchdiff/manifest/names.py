@@ -36,7 +36,7 @@ def without_suffix(path: str) -> str:
 
 
 def former_overlays(named: str) -> tuple[str, ...]:
-    """Return the overlay paths of a guest by the defaults of older versions, which cut its name at the last dot.
+    """Return the default overlay paths of a guest in older versions, which cut its name at the last dot.
 
     Empty if this version shortens the name in the same way.
     """
@@ -60,7 +60,7 @@ def default_data_file(overlay: str) -> str:
 
 
 def placed(guest: WrittenGuest, named: str, template: str | None) -> WrittenGuest:
-    """Return a guest's entry with the overlay path that its layout determines; unchanged if there is none."""
+    """Return a guest's entry with the overlay path from its layout, or unchanged if there is no such path."""
     if guest.layout is None or template is None or template_problem(template):
         return guest
     try:
@@ -231,7 +231,7 @@ def _where(guest: AnyGuest) -> YamlPath:
 
 
 def _one_file_unnamed(one: AnyGuest, other: AnyGuest) -> bool:
-    # Such guests are reported as the same file, or for their common overlay.
+    # Two guests of one file are reported elsewhere: as the same file, or for their common overlay.
     same = one.named == other.named if one.identity is None else one.identity == other.identity
     return same and not (one.written.name and other.written.name)
 

@@ -28,7 +28,8 @@ class Place(NamedTuple):
     """The location of an existing image.
 
     ``written``: the path before it is resolved; ``named``: the absolute path, its folder free of symbolic links;
-    ``path``: the absolute path to open, of which only a block device's last component may be a link.
+    ``path``: the absolute path to open, free of symbolic links, except that the last component of a block device's
+    path can be one.
     """
 
     where: YamlPath
@@ -39,7 +40,7 @@ class Place(NamedTuple):
 
 
 def resolve_folder(folder: str, written: str) -> str:
-    """Return an absolute path, its folder free of symbolic links, its last component unchanged."""
+    """Return a path made absolute: its folder is free of symbolic links, its last component unchanged."""
     directory, name = os.path.split(os.path.join(folder, written))
     return os.path.join(os.path.realpath(directory), name)
 

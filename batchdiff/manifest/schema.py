@@ -89,7 +89,7 @@ def check_schema(data: PlainData, folder: str, problems: Problems) -> None:
             raw=error.message,
         )
         if finding.value is None and problems.touches(finding.where):
-            # The value could not be read from the YAML, which has been reported already.
+            # It has already been reported that the value could not be read from the YAML.
             continue
         for where, message in _messages(finding, folder):
             problems.add(where, message)
@@ -249,7 +249,8 @@ _WORDS: dict[str, Callable[[_Finding], str]] = {
     ),
     "minItems": lambda _: "at least one guest is needed",
     "maxItems": lambda finding: (
-        f"at most {finding.argument} backing files are allowed; merge some with `qemu-img convert` into one image"
+        f"at most {finding.argument} backing files are allowed; merge some of them into one image with"
+        " `qemu-img convert`"
     ),
     "minLength": lambda _: "must not be empty",
     "minimum": lambda finding: f"{finding.value} is below {finding.argument}; use {finding.argument} or more",

@@ -1,4 +1,4 @@
-"""Reading a manifest for some of its guests."""
+"""Reading a manifest from which only some guests are chosen."""
 
 from __future__ import annotations
 

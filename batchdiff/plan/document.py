@@ -161,7 +161,7 @@ def _guest(guest: GuestPlan) -> dict[str, Any]:
 
 
 def _newer_options(options: OverlayOptions) -> dict[str, Any]:
-    """Return the options that plans before 1.3 did not have, if they are needed."""
+    """Return the options that plans before format version 1.3 did not have, unless they have their defaults."""
     found: dict[str, Any] = {}
     if options.format is not OverlayFormat.QCOW2:
         found |= {"format": options.format.value, "table_size": options.table_size}

@@ -1,7 +1,8 @@
 """The search for the plan that converted a guest.
 
-A plan that a newer one replaced may have another name than the sidecar records. So folders are searched for a plan
-with the recorded checksum, or for a journal that names an original in quarantine::
+A plan that a newer one replaced may have a different name from the one that the sidecar records. So folders are
+searched for a plan with the recorded checksum. For an original in quarantine, they are searched for a journal that
+names it::
 
     {"time": "...", "guest": "web01", "step": "retired", ..., "aside": "/images/web01.img.batchdiff-original", ...}
 """
@@ -94,7 +95,7 @@ class EarlierPlans:
         return f"delete it with `batchdiff purge {shell_word(plan)} {guest} --used`"
 
     def _plans(self, folder: str) -> dict[str, str]:
-        """Return paths by checksum; a copy of a plan with a journal is preferred."""
+        """Return the paths of a folder's plans by checksum; of several copies, one with a journal is preferred."""
         if folder not in self._by_folder:
             names: list[str] = []
             with contextlib.suppress(OSError, ValueError):

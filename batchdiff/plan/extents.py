@@ -1,4 +1,4 @@
-"""Conversion of a guest's runs to the text that a plan keeps, and back.
+"""Conversion of a guest's extents to the runs that a plan keeps as text, and back.
 
 ::
 

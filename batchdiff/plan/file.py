@@ -162,7 +162,7 @@ def read_regular(path: str, largest: int) -> bytes:
     """Return the content of a regular file; a FIFO or a device might never end.
 
     :raises OSError: the file cannot be read.
-    :raises ValueError: the path or the file is unsuitable, such as a file of more than ``largest`` bytes.
+    :raises ValueError: the path is unusable, or the file is not regular or has more than ``largest`` bytes.
     """
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         fd = file.fileno()

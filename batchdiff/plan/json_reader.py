@@ -4,7 +4,7 @@
 
     {"guests": [{"extents": {"data": RUNS, "zero": RUNS, ...}, "sharing": {"runs": RUNS, ...}, ...}, ...], ...}
 
-Python's json module reads other values.
+Python's json module reads all other values.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def test_a_guest_that_is_listed_stays_and_a_warning_says_so(folder, pattern):
     if "*" in pattern:
         words = (
             f'every image that "{pattern}" matches is listed by path, so this pattern excludes no existing image;'
-            " to exclude such an image, remove its entry"
+            " to exclude an image, remove its entry"
         )
     assert manifest.warnings == (f"6: exclude[0]: {words}",)
     followed = read(guests(ALL, tail=excluding(f'"{pattern}"', '"clones/l*"'))).guests

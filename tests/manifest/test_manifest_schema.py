@@ -218,8 +218,8 @@ def test_a_chain_with_too_many_backing_files(folder):
     chain = ", ".join(["{path: x, format: qcow2}"] * MAX_CHAIN)
     (problem,) = problems(guests(f"{{path: clones/c.qcow2, format: qcow2, backing: [{chain}]}}"))
     assert problem.endswith(
-        "guests[0].backing: at most 199 backing files are allowed; merge some with `qemu-img convert` into one"
-        " image"
+        "guests[0].backing: at most 199 backing files are allowed; merge some of them into one image with"
+        " `qemu-img convert`"
     )
 
 

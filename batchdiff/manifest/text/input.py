@@ -39,7 +39,8 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 class ManifestFile(NamedTuple):
     """A manifest as it was read; ``shown`` is its name for messages.
 
-    ``path`` is absolute; if :func:`is_piped`, it is ``<stdin>`` or ``<pipe>`` in the current folder.
+    ``path`` is absolute; for a manifest that :func:`is_piped`, it is ``<stdin>`` or ``<pipe>`` in the current
+    folder.
     """
 
     path: str

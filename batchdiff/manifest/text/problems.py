@@ -11,7 +11,7 @@ YamlPath: TypeAlias = tuple[str | int, ...]
 
 
 class Problem(NamedTuple):
-    """A problem of the value at ``where``; lines count from 1."""
+    """A problem with the value at ``where``; lines are counted from 1."""
 
     line: int
     where: YamlPath
@@ -43,8 +43,8 @@ class Problems:
     def add(self, where: YamlPath, message: str, *, line: int | None = None, alike: str = "") -> None:
         """Add a problem; a repeated one counts once.
 
-        ``line``: None for that of the value. ``alike``: the message without the file that it names; unless it is
-        empty, only the first problem with the same place and ``alike`` counts.
+        ``line``: None for the line of the value. ``alike``: the message without the file that it names; unless it
+        is empty, of all problems with the same place and ``alike``, only the first counts.
         """
         if alike and (where, alike) in self._alike:
             return
@@ -81,7 +81,7 @@ class Problems:
 
 
 def sentence(name: str, problem: Problem) -> str:
-    """Return ``NAME:LINE: YAML.PATH: message``, without a path for the whole document."""
+    """Return ``NAME:LINE: YAML.PATH: message``, with no path if the problem concerns the whole document."""
     return f"{name}:{problem.line}: {_placed(problem)}"
 
 
@@ -90,6 +90,6 @@ def _placed(problem: Problem) -> str:
 
 
 def show_path(where: YamlPath) -> str:
-    """Return a path as ``guests[1].overlay.cluster_size``, with long keys cut."""
+    """Return a path in the form ``guests[1].overlay.cluster_size``, with long keys shortened."""
     text = "".join(f"[{step}]" if isinstance(step, int) else f".{escape(step)}" for step in where)
     return text.removeprefix(".")

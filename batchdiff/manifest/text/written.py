@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from batchdiff.manifest.text.problems import YamlPath
 
 IN_PLACE = "same"
-"""The ``overlay.path`` that stands for the guest's own path; write ``./same`` for a file of that name."""
+"""The ``overlay.path`` that stands for the guest's own path; write ``./same`` for a file named ``same``."""
 
 
 class WrittenImage(NamedTuple):
     """An image as written in the manifest; ``backing`` is its declared chain, the next image first.
 
     ``is_glob``: the path is a pattern, or a match of ``pattern``. ``allow_folders``: the folders, besides the
-    image's own, in which its extents or data file may be, each with its place.
+    image's own, in which its extents or data file are allowed to be, each after its place in the manifest.
     """
 
     where: YamlPath
@@ -42,9 +42,10 @@ class WrittenImage(NamedTuple):
 class WrittenGuest(NamedTuple):
     """A guest's entry, for one image or for a glob.
 
-    ``name`` and ``overlay_path``: None for the default. ``overlay_where``: that of the image's path or glob if the
-    overlay's path is not given. Paths in ``options`` are as written; that of the data file is empty for the
-    default path. ``rethin``: an overlay of the template may be replaced by a thinner one.
+    ``name`` and ``overlay_path``: None for the default. ``overlay_where``: the place of the overlay's path or, if
+    that is not given, of the image's path or glob. Paths in ``options`` are as written; that of the data file is
+    empty for the default path. ``rethin``: if the image is an overlay of the template, replace it with a thinner
+    one.
     """
 
     image: WrittenImage
@@ -76,5 +77,5 @@ class WrittenGuest(NamedTuple):
 
     @property
     def overlay_key(self) -> str:
-        """The key to set in the manifest for another path of the overlay."""
+        """The key to set in the manifest to give the overlay another path."""
         return "overlay.path" if self.layout is None else "overlay.disk"

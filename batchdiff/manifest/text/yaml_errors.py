@@ -40,7 +40,8 @@ _REASONS = (
     ("did not find expected <document start>", _ONE_DOCUMENT),
 )
 _AT_THE_BEGINNING = ("could not find expected ':'", "found unexpected end of stream", "expected ',' or")
-"""Problems that the parser reports where it gave up; the line to correct is the first one of the construct."""
+"""Problems that the parser reports at the place where it gives up; the line to correct is where the quote, bracket
+or key begins."""
 
 
 def where_and_why(error: yaml.MarkedYAMLError, text: str) -> tuple[int | None, str]:
@@ -64,7 +65,7 @@ def where_and_why(error: yaml.MarkedYAMLError, text: str) -> tuple[int | None, s
 
 
 def _is_in_brackets(error: yaml.MarkedYAMLError) -> bool:
-    """Inside [ ] or { }, lines may begin with tabs."""
+    """Return True inside [ ] or { }, where lines are allowed to begin with tabs."""
     return "flow" in (error.context or "")
 
 

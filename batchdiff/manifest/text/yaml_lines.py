@@ -17,10 +17,11 @@ from batchdiff.manifest.text.yaml_errors import where_and_why
 from batchdiff.quoting import show
 
 MAX_VALUES = 250_000
-"""The limit in the text, and again after aliases are expanded: enough for ten thousand guests of ten keys each."""
+"""The limit on keys and values in the text, and on values after aliases are expanded: enough for ten thousand
+guests of ten keys each."""
 
 MAX_DEPTH = 50
-"""Much more than a manifest needs; the limit also stops an alias that contains itself."""
+"""Much more than a manifest needs; the limit also stops a value that contains itself through an alias."""
 
 _LONGEST_NUMBER = 80
 """In characters: enough for 64 binary digits. PyYAML takes quadratic time to convert a sexagesimal number, such as
@@ -39,7 +40,7 @@ _LOADER: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(yaml, "CSafeLo
 def parse_yaml(text: str, name: str, problems: Problems) -> PlainData:
     """Return the single document in a YAML text as plain data; None if it is missing, null or unusable.
 
-    Keys and values that cannot be used become problems; such a key is left out, such a value is None. ``problems``
+    Keys and values that cannot be used are reported; such a key is left out, such a value is None. ``problems``
     also gets the lines of values.
 
     :raises ManifestError: the text is not a single YAML document, or exceeds a limit.
