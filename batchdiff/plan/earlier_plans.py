@@ -121,7 +121,7 @@ def _quarantined_by_plans_in(folder: str) -> Iterator[tuple[str, _Quarantined]]:
             for line in read_regular(path, LARGEST_DOCUMENT).splitlines():
                 record = json.loads(line)
                 # Only the line of a step has a goal.
-                if "goal" in record:
+                if isinstance(record, dict) and "goal" in record:
                     last[str(record["guest"])] = record.get("aside"), str(record["time"])
         for guest, (aside, time) in last.items():
             if aside is not None:

@@ -53,7 +53,8 @@ def test_a_failure_moves_no_original(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", ["{", "[]", "null", '{"goal": "apply"}', '{"goal": 1, "guest": [], "time": {}}', "\0"]
+    "line",
+    ["{", "[]", '["goal"]', '"goal"', "null", '{"goal": "apply"}', '{"goal": 1, "guest": [], "time": {}}', "\0"],
 )
 def test_a_damaged_journal_hides_no_other_one(tmp_path, line):
     write_journal(tmp_path / "a.json.journal", step("web01", 5, aside=ASIDE), line, step("web01", 6))
