@@ -31,10 +31,10 @@ class ImageSource:
     ``path`` is absolute, or empty for an image that is not opened by its path. It has no symbolic links, but the
     last component of a block device's path (/dev/vg/lv) may be one.
 
-    ``backing``: the images below this one, the nearest first. ``secret_file``: an absolute path, also of a
-    descriptor (/dev/fd/3). ``allow_folders``: where, besides the image's own folder, its extents and data file may
-    be, as absolute paths without symbolic links. ``other_files``: these extents or this data file, in the order in
-    which the image names them; empty also if they are not known yet.
+    ``backing``: the images below this one, the nearest first. ``secret_file``: an absolute path, possibly
+    that of a descriptor (/dev/fd/3). ``allow_folders``: the folders, besides the image's own, that are allowed to
+    contain its extents and data file, as absolute paths without symbolic links. ``other_files``: these extents or
+    this data file, in the order in which the image names them; empty also if they are not known yet.
     """
 
     path: str

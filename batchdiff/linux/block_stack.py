@@ -63,7 +63,7 @@ def all_underlying(paths: tuple[str, ...]) -> Underlying:
 
 
 def _below(device: int) -> list[Identity | None] | None:
-    """Return the files and devices directly below; none for a real disk, None if unknown."""
+    """Return the files and devices directly below a device; empty for a real disk, None if unknown."""
     folder = os.path.realpath(f"{_BLOCK}/{os.major(device)}:{os.minor(device)}")
     if os.path.exists(f"{folder}/partition"):
         return [_numbered(os.path.dirname(folder))]

@@ -61,7 +61,7 @@ def is_btrfs(fd: int) -> bool:
 
 
 def filesystem_uuid(fd: int) -> bytes:
-    """Return the UUID of a file's btrfs, the same in all subvolumes; empty if unknown."""
+    """Return the UUID of a file's btrfs filesystem, the same in all subvolumes; empty if unknown."""
     try:
         found = fcntl.ioctl(fd, _FS_INFO, bytes(_FS_INFO_BYTES))
     except OSError:

@@ -209,7 +209,7 @@ def _other_project(case: _Case) -> Fault | None:
     file, folder = project_of(case.path), project_of(os.path.dirname(os.path.abspath(case.target or case.path)))
     if file is not None and folder is not None and folder.inherited and file.number != folder.number:
         return Fault(
-            f"{case.path} belongs to the quota project {file.number}, but its folder accepts only files of the"
+            f"{case.path} belongs to quota project {file.number}, but its folder accepts only files of"
             f" project {folder.number}",
             f"Run `chattr -p {folder.number} {shell_word(case.path)}`, {AGAIN}",
         )

@@ -1,11 +1,11 @@
-"""Let a file share equal blocks of another; the kernel compares them first (FIDEDUPERANGE).
+"""Let a file share equal blocks with another; the kernel compares them first (FIDEDUPERANGE).
 
 ::
 
     source    | ... A ... |      its content and times stay as they are
                     ^
-    target    | ... A ... |      the kernel locks both, writes them out, compares, and only if all bytes
-                                 are equal lets the target refer to the source's blocks
+    target    | ... A ... |      the kernel locks both, writes them out, compares them, and lets the target
+                                 refer to the source's blocks only if all bytes are equal
 
 Both files stay locked to the end, and both copies are on disk, so no byte of the target ever changes, even in a
 crash. The target keeps its times (on XFS and btrfs in Linux 6.18, even ctime). It need not be open for writing if
@@ -31,7 +31,7 @@ _DEDUPE_RANGE = 0xC0189436
 """FIDEDUPERANGE."""
 
 AT_ONCE = 16 * MIB
-"""The most bytes to compare in a call, a typical limit according to ioctl_fideduperange(2)."""
+"""The maximum number of bytes to compare in one call; a typical limit, according to ioctl_fideduperange(2)."""
 
 _RANGE = struct.Struct("=QQHHI")
 _TARGET = struct.Struct("=qQQiI")
@@ -40,9 +40,9 @@ _UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS}
 
 
 def dedupe(source: int, source_offset: int, target: int, target_offset: int, length: int) -> int:
-    """Let the file ``target`` share blocks of ``source``; return the number of bytes shared, 0 if any differs.
+    """Let the file ``target`` share blocks with ``source``; return the number of bytes shared, 0 if any differs.
 
-    If that is fewer than ``length``, but not 0, call again for the rest. ``length`` must be at most
+    If fewer bytes than ``length`` were shared, but not 0, call again for the rest. ``length`` must be at most
     :data:`AT_ONCE`. Offsets must be multiples of the filesystem's block size, and so must ``length``, unless both
     ranges end where their files end.
 

@@ -43,8 +43,8 @@ _MOST_LINKS = 40
 def image_path(path: str) -> str:
     """Return the absolute path by which an image is opened and recorded.
 
-    The last component of a block device's path is kept, unless the path leads into /proc: /dev/vg/lv lasts, but
-    not the /dev/dm-3 that it points to.
+    The last component of a block device's path is kept: /dev/vg/lv lasts, but the /dev/dm-3 that it points to does
+    not. A path that leads into /proc is resolved completely.
     """
     folder, name = os.path.split(path)
     named = os.path.join(os.path.realpath(folder), name)

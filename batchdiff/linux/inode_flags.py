@@ -43,8 +43,8 @@ _PLACES = 0x00000001 | 0x00002000 | 0x00004000
 """REALTIME, NODEFRAG, FILESTREAM."""
 
 _UNITS = 0x00000800 | 0x00010000
-"""EXTSIZE, COWEXTSIZE: not copied, because QEMU by default sets 1 MiB on images that it creates, which can double
-the size of a thin overlay."""
+"""EXTSIZE, COWEXTSIZE: not copied, because QEMU by default sets an extent size of 1 MiB on images that it creates,
+which can double the size of a thin overlay."""
 
 
 _PREALLOC = 0x00000002
@@ -91,7 +91,7 @@ def set_late_flags(source: int, target: int) -> list[str]:
 def is_overwritten(fd: int) -> bool:
     """Return whether a file has the flag NOCOW.
 
-    btrfs overwrites its unshared blocks in place, and keeps no checksums of its data.
+    btrfs overwrites the unshared blocks of such a file in place, and keeps no checksums of its data.
     """
     return bool(_flags(fd) & _NOCOW)
 
@@ -104,8 +104,8 @@ def was_preallocated(fd: int) -> bool:
 def _set_flags(target: int, wanted: int, names: dict[int, str]) -> list[str]:
     """Set or clear the named flags, and return what failed.
 
-    One at a time, because a filesystem refuses the whole call for one flag that it does not know; and some are
-    cleared before others are set, because COMPR excludes NOCOW.
+    Change one at a time, because a filesystem refuses the whole call for one flag that it does not know. Clear
+    flags before setting others, because COMPR excludes NOCOW.
     """
     differing = [flag for flag in names if (wanted ^ _flags(target)) & flag]
     lost = []
@@ -129,18 +129,18 @@ def _set_hints(target: int, wanted: _More) -> list[str]:
 
 
 def _set_project(target: int, wanted: int) -> list[str]:
-    """Keep a project that the folder imposes: a file of another could not be renamed there."""
+    """Set a project, unless the folder imposes its own: a file of another project could not be renamed there."""
     now = _more(target)
     if now.project == wanted:
         return []
     if _folder_gives_project(target):
-        return [f"the project {wanted} (its folder allows only the project {now.project})"]
+        return [f"quota project {wanted} (the folder of the file allows only project {now.project})"]
     reason = _try(target, _SET_MORE, _MORE.pack(*now._replace(project=wanted)))
-    return [] if _more(target).project == wanted else [f"the project {wanted}{reason}"]
+    return [] if _more(target).project == wanted else [f"quota project {wanted}{reason}"]
 
 
 def _folder_gives_project(fd: int) -> bool:
-    """Return True also if the folder cannot be opened."""
+    """Return whether a file's folder gives its project to new files; True if the folder cannot be opened."""
     try:
         folder = os.open(os.path.dirname(os.readlink(f"/proc/self/fd/{fd}")), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -170,7 +170,7 @@ def _more_if_any(fd: int) -> _More | None:
 
 
 def _try(fd: int, request: int, argument: bytes) -> str:
-    """Return the reason for a failure in parentheses; empty without one."""
+    """Make a call, and return the reason in parentheses if it fails; empty if it succeeds."""
     try:
         fcntl.ioctl(fd, request, argument)
     except OSError as error:

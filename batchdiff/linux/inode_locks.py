@@ -36,7 +36,7 @@ class InodeLock(NamedTuple):
 
 
 class Project(NamedTuple):
-    """A quota project. ``inherited``: it is that of a folder that gives it to new files."""
+    """A quota project. ``inherited``: whether it is the project of a folder whose new files inherit it."""
 
     number: int
     inherited: bool

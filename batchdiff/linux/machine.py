@@ -48,7 +48,7 @@ def _own_groups() -> list[str]:
 
 
 def _limit(group: str) -> int | None:
-    """Return the limit in bytes; None if it is "max" or cannot be read."""
+    """Return a cgroup's memory limit in bytes; None if it is "max" or cannot be read."""
     with contextlib.suppress(OSError, ValueError), open(f"{group}/memory.max", encoding="ascii") as file:
         return int(file.read())
     return None

@@ -61,7 +61,7 @@ def copy_metadata(source: int, target: int) -> list[str]:
     :raises OSError: attributes cannot be listed.
     """
     reasons: dict[str, str] = {}
-    flags = set_late_flags(source, target)  # before the owner changes, which can take the right to set them
+    flags = set_late_flags(source, target)  # before the owner changes, which can take away the right to set them
     _copy_owner(source, target, reasons)
     _copy_attributes(source, target, reasons)
     _copy_mode(source, target, reasons)
@@ -106,7 +106,7 @@ def _copy_attributes(source: int, target: int, reasons: dict[str, str]) -> None:
 
 
 def _kept_attributes(source: int) -> dict[str, bytes | None]:
-    """Leave out a device's ACL, which controls access to a disk."""
+    """Return the source's attributes, but without a device's ACL, which controls access to a disk."""
     attributes = _attributes(source)
     if not stat.S_ISREG(os.fstat(source).st_mode):
         attributes.pop(_ACL, None)
@@ -121,7 +121,7 @@ def _copy_mode(source: int, target: int, reasons: dict[str, str]) -> None:
 
 
 def _safe_mode(source: int, target: int) -> int:
-    """Leave out bits that would add rights because owner, group or ACL was not kept."""
+    """Return the source's mode without bits that would add rights because owner, group or ACL was not kept."""
     old, new = os.fstat(source), os.fstat(target)
     mode = stat.S_IMODE(old.st_mode)
     if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):

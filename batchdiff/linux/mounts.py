@@ -82,7 +82,7 @@ def mounts() -> list[Mount]:
 
 
 def mountinfo() -> list[str]:
-    """Return the lines of the kernel's list; none if it cannot be read."""
+    """Return the lines of the kernel's list of mounts; none if it cannot be read."""
     try:
         # A carriage return in a path is not escaped, and does not end a line.
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
@@ -111,7 +111,8 @@ def parse_mount(line: str) -> Mount:
 
 def filesystem_of(fd: int) -> str:
     """Return the filesystem type of an open file, such as ext4, fuse.sshfs or "type 0x187"; empty if unknown."""
-    # Not by device number: those of btrfs subvolumes are not listed. In a chroot, the list may lack the mount.
+    # Do not search by device number: those of btrfs subvolumes are not listed.
+    # In a chroot, the list may lack the mount.
     mount = mount_under(fd)
     return _statfs_type(fd) if mount is None else mount.filesystem
 

@@ -19,7 +19,7 @@ _NAMES = {_OVERRIDE: "CAP_DAC_OVERRIDE", _OWNER: "CAP_FOWNER"}
 
 
 _ALL_USERS = ["0", "0", "4294967295"]
-"""/proc/self/uid_map if each user ID is that of the host."""
+"""The fields of /proc/self/uid_map if each user ID is that of the host."""
 
 
 def is_root_of_the_host() -> bool:
@@ -96,7 +96,7 @@ def lacking_ownership(deed: Deed, path: str) -> str:
 
 
 def lacking_capability() -> str:
-    """Return which of ``_NAMES`` root lacks, in words; empty for other users."""
+    """Return which of ``_NAMES`` this process lacks if it runs as root, in words; empty for other users."""
     if os.geteuid() != 0:
         return ""
     return " and ".join(name for number, name in _NAMES.items() if not _has(number))
@@ -131,7 +131,7 @@ def _is_closed(path: str, mode: int) -> bool:
 def _description(path: str) -> str:
     with contextlib.suppress(OSError):
         info = os.stat(path)
-        return f", which belongs to {_name(info.st_uid)} and has the mode {stat.S_IMODE(info.st_mode):o}"
+        return f", which belongs to {_name(info.st_uid)} and has mode {stat.S_IMODE(info.st_mode):o}"
     return ""
 
 

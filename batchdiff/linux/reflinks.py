@@ -3,7 +3,7 @@
 ======  ============================================================================
 btrfs   yes, unless only one of them has checksums (chattr +C turns these off)
 XFS     yes, if the filesystem was made with reflink=1, as its geometry shows
-others  yes, unless the error of a call that the kernel must refuse rules it out
+others  yes, unless a trial call, which is meant to fail, shows that they cannot
 ======  ============================================================================
 
 Source: ``struct xfs_fsop_geom`` in Linux ``fs/xfs/libxfs/xfs_fs.h``; ``struct btrfs_ioctl_fs_info_args`` in

@@ -16,7 +16,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def rename_without_replacing(source: str, target: str) -> None:
     """Rename a file within its filesystem, and make that durable. Both paths must include a folder.
 
-    Where RENAME_NOREPLACE is unsupported, link does not replace a file either. Source: renameat2(2).
+    Where RENAME_NOREPLACE is unsupported, make a hard link and delete the old name: link(2) does not replace a
+    file either. Source: renameat2(2).
 
     :raises FileExistsError: ``target`` exists.
     :raises OSError: the file cannot be renamed durably.

@@ -23,7 +23,8 @@ _CHOOSE_ANOTHER_PATH = "choose another path for the overlay (`overlay: {path: ..
 def why_managed(guest: Iterable[str], template: Iterable[str], overlay: str = "") -> str:
     """Return why a guest must not be converted; empty if none of the paths is a manager's.
 
-    All are absolute. ``guest``: those of the image and of a link to it; ``template``: those of its chain.
+    All paths are absolute. ``guest``: those of the image and of a link to it; ``template``: those of the
+    template's chain.
     """
     by_guest = (_why_guest(f"{path} is", path, _CONVERT_A_COPY) for path in guest)
     return (

@@ -13,7 +13,7 @@ from typing import Any
 from batchdiff.managers.proxmox_overlay import ProxmoxDisk
 
 _OVERRULED = {"layout": "path", "path": "layout"}
-"""The guest's key that overrules a default, because both determine the overlay's path."""
+"""By the key of a default, the guest's key that overrules it, because both determine the overlay's path."""
 
 
 def applicable_defaults(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def applicable_defaults(shared: Mapping[str, Any], own: Mapping[str, Any]) -> di
 
 
 def disk_in(options: Mapping[str, Any]) -> ProxmoxDisk | None:
-    """Return the numbers that options give; None without a layout."""
+    """Return the numbers of VM and disk that options give; None without a layout."""
     return ProxmoxDisk(options.get("vmid"), options.get("disk")) if "layout" in options else None
 
 

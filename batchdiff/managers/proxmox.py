@@ -78,7 +78,7 @@ def base_of(place: VolumePlace, backing_name: str) -> VolumePlace | None:
 
 
 def volume_name(place: VolumePlace, base: VolumePlace | None = None) -> str:
-    """Return a volume's name without its storage. ``base``: of a linked clone."""
+    """Return a volume's name without its storage. ``base``: the base of a linked clone."""
     before = "" if base is None else f"{base.vmid}/{base.name}/"
     return f"{before}{place.vmid}/{place.name}"
 

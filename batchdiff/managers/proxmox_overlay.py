@@ -75,7 +75,7 @@ def overlay_in_storage(template: str, guest: str, chosen: ProxmoxDisk) -> str:
     named = disk_of(name)
     if owner == base.vmid:
         why = f"it is in the folder of the template's own VM, {owner}"
-        raise PlacementError("path", why, "the path that it has once you have moved it out of that folder")
+        raise PlacementError("path", why, "its new path, once you have moved it out of that folder")
     vmid = _vmid(base, guest, chosen, owner, named)
     if vmid == base.vmid:
         raise PlacementError("vmid", f"VM {vmid} is the template's own", "the number of another VM as `vmid`")

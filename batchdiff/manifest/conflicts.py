@@ -49,8 +49,8 @@ def check_overlays(
     """Report overlays whose paths are taken, except those that take their guests' places.
 
     ``pending``: guests with their overlays' absolute paths, None if unusable. ``left``: overlays that a restore
-    left behind; None to allow files without another role. Without a template, they are allowed, too: they may be
-    overlays of an earlier plan.
+    left behind; None to allow existing files that have no other role. Without a template, such files are always
+    allowed: they may be overlays of an earlier plan.
     """
     # The role to name if a file has several: template, then backing file, then the first guest in the manifest.
     parts = {guest.place.identity: f"the guest {guest}" for guest in reversed(everyone)}
@@ -163,7 +163,7 @@ def _other(guest: AnyGuest, key: str = "") -> str:
 
 
 def _one_overlay_each(one: AnyGuest, other: AnyGuest) -> str:
-    """Advise on two guests with one overlay; one listed by path is not part of a glob."""
+    """Advise on two guests with one overlay; only a guest that is listed by path can be given another."""
     listed = [guest for guest in (one, other) if not _is_match(guest)]
     key = (listed[0] if listed else one).written.overlay_key
     if not listed:

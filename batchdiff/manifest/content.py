@@ -34,7 +34,7 @@ _PERCENT = re.compile(r"(.+?)\s*%")
 
 
 class _Settled(NamedTuple):
-    """A guest; ``overlay`` is None if its path is unusable.
+    """A guest and its overlay's path; ``overlay`` is None if that path is unusable.
 
     ``rethin``: the guest is an overlay, to be replaced by a thinner one; ``done`` is then None.
     """

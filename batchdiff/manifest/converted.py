@@ -50,7 +50,7 @@ class Done(NamedTuple):
 class GoneGuest(NamedTuple):
     """A converted guest whose original is no longer at its path.
 
-    ``named``: that path or a link's, absolute.
+    ``named``: that path or the path of a link to it, absolute.
     """
 
     written: WrittenGuest
@@ -102,7 +102,7 @@ class ConvertedGuests:
         return None
 
     def in_folder(self, folder: str) -> dict[str, Done]:
-        """Return the known conversions of guests that are or were in a folder, by their paths."""
+        """Return the known conversions of guests that are or were in a folder, by the guests' paths."""
         return {
             original: Done(overlay, origin)
             for overlay, last in self._recorded(os.path.join(folder, "any")).items()
@@ -117,7 +117,7 @@ class ConvertedGuests:
         return () if origin is None or not self._is_overlay_of_template(overlay) else origin.lineage
 
     def _recorded(self, overlay: str) -> dict[str, OverlayOrigin]:
-        """Return all overlays in the sidecar for this one."""
+        """Return the records of all overlays in the sidecar to which this overlay belongs, by overlay path."""
         if self._template is None:
             return {}
         where = sidecar_path(self._template, overlay)
@@ -135,7 +135,10 @@ class ConvertedGuests:
         return self._are_overlays[overlay]
 
     def _originals(self, overlay: str, origin: OverlayOrigin) -> Iterator[str]:
-        """Yield the guest's recorded path, or those of quarantined originals that fit the overlay's path."""
+        """Yield the recorded path of the guest.
+
+        If none is recorded, yield the former paths of quarantined originals whose overlay would be at this path.
+        """
         if origin.original:
             yield origin.original
             return
@@ -175,7 +178,7 @@ class OverlayFinder:
         replaced = {
             after.identity for before, after in zip(everyone, found, strict=True) if before.named != after.named
         }
-        # Another entry may have found the overlay, too: drop it there.
+        # The overlay may also be the guest of another entry: drop it there.
         return [
             guest
             for before, guest in zip(everyone, found, strict=True)

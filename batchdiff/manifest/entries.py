@@ -149,7 +149,7 @@ class EntryReader:
             self._cluster_size(shared["cluster_size"], (*_DEFAULT_OVERLAY, "cluster_size"), form)
 
     def _sound_keys(self, entry: object, where: YamlPath) -> dict[str, Any]:
-        """Return an entry without the keys that are reported already."""
+        """Return an entry without the keys for which a problem has been reported."""
         if not isinstance(entry, dict):
             return {}
         return {key: value for key, value in entry.items() if not self._problems.objects_to((*where, key))}

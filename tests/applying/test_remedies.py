@@ -325,7 +325,7 @@ def test_a_journal_that_may_not_be_read_is_not_taken_for_an_empty_one(stage):
     stage.journal_file.chmod(0o644)
     assert access.as_user(3001, stage.folder.parent, history) == [NAME]
     stage.journal_file.chmod(0o600)
-    with pytest.raises(PlanError, match=r"cannot read the journal .* may not read .* has the mode 600. Run the"):
+    with pytest.raises(PlanError, match=r"cannot read the journal .* may not read .* has mode 600. Run the"):
         access.as_user(3001, stage.folder.parent, history)
     with pytest.raises(PlanError, match=r"cannot open the journal .* may not write to"):
         access.as_user(3001, stage.folder.parent, lambda: Journal(path, checksum).close())

@@ -149,7 +149,7 @@ def test_a_file_that_is_closed_in_an_open_folder(folder, name, command, what, de
     (folder / name).touch()
     (folder / name).chmod(0o600)
     said = ran(SOMEBODY, folder, *command.format(AT).split())[1]
-    why = f"{ME} may not {deed} {AT}/{name}, which belongs to root and has the mode 600"
+    why = f"{ME} may not {deed} {AT}/{name}, which belongs to root and has mode 600"
     assert f"{what.format(AT)}: {why}" in said
 
 
@@ -160,7 +160,7 @@ def test_a_folder_in_a_closed_folder_is_not_called_missing(folder, command):
     (folder / "closed" / "inner").mkdir(parents=True)
     (folder / "closed").chmod(0o700)
     said = ran(SOMEBODY, folder, *command.format(AT).split())[1]
-    assert f"{ME} may not enter the folder {AT}/closed, which belongs to root and has the mode 700" in said
+    assert f"{ME} may not enter the folder {AT}/closed, which belongs to root and has mode 700" in said
 
 
 @pytest.fixture(params=["originals", "overlays"])

@@ -55,7 +55,7 @@ def test_another_user_may_not_read_them(tmp_path):
     with pytest.raises(DefinitionError, match="cannot read the saved definitions in /saved") as caught:
         access.as_user(3001, tmp_path, lambda: latest("/saved", "web01"))
     name = os.path.basename(path)
-    assert f"may not read /saved/{name}, which belongs to uid 0 and has the mode 600" in caught.value.why
+    assert f"may not read /saved/{name}, which belongs to uid 0 and has mode 600" in caught.value.why
 
 
 def test_nothing_is_replaced(tmp_path):

@@ -76,9 +76,7 @@ def test_a_part_in_a_folder_that_may_not_be_entered(tmp_path):
         as_user(3001, tmp_path, lambda: open_part("/closed/a", "extent", "/a.vmdk", None))
     assert caught.value.what == "cannot use /a.vmdk"
     assert caught.value.why.startswith('its extent "/closed/a" cannot be opened: ')
-    assert caught.value.why.endswith(
-        " may not enter the folder /closed, which belongs to uid 0 and has the mode 700"
-    )
+    assert caught.value.why.endswith(" may not enter the folder /closed, which belongs to uid 0 and has mode 700")
 
 
 def test_an_empty_file_is_refused(tmp_path):

@@ -154,7 +154,7 @@ def test_another_quota_project(tmp_path):
         (point / "vm.img").touch()
         run("chattr", "-p", "7", "+P", str(point))
         fault = fault_of(lambda: rename(point))
-        assert "belongs to the quota project 0, but its folder accepts only files of the project 7" in fault.why
+        assert "belongs to quota project 0, but its folder accepts only files of project 7" in fault.why
         assert obstacle(Deed.RENAME, str(point / "vm.img")) == fault
         assert follow(fault.remedy) == "chattr"
         rename(point)

@@ -193,7 +193,7 @@ def test_a_folder_that_allows_its_own_project_only(place):
     (folder / "original").touch()
     set_more(folder, flags=PROJINHERIT, project=42)
     assert replaced(folder / "original", folder / "new") == [
-        "the project 0 (its folder allows only the project 42)"
+        "quota project 0 (the folder of the file allows only project 42)"
     ]
     assert more(folder / "new")[3] == 42
     os.rename(folder / "new", folder / "named")

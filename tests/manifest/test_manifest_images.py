@@ -41,7 +41,7 @@ def test_an_image_in_a_folder_that_may_not_be_entered(folder):
     with pytest.raises(ManifestError) as caught:
         as_user(3001, os.getcwd(), lambda: read_manifest("/m.yaml"))
     image, overlay = caught.value.what.split("\n")
-    why = "may not enter the folder /closed, which belongs to uid 0 and has the mode 700"
+    why = "may not enter the folder /closed, which belongs to uid 0 and has mode 700"
     assert why in image.partition('"/closed/a.img" cannot be checked: ')[2]
     assert why in overlay.partition('folder "/closed/in" cannot be checked: ')[2]
 

@@ -115,7 +115,7 @@ def test_a_secret_of_another_user(tmp_path):
     (tmp_path / "secret").write_bytes(SECRET)
     (tmp_path / "secret").chmod(0o600)
     tmp_path.chmod(0o755)
-    why = r"may not read /secret, which belongs to .* and has the mode 600"
+    why = r"may not read /secret, which belongs to .* and has mode 600"
     with pytest.raises(ImageError, match=rf"cannot use the secret file /secret: .*{why}"):
         as_user(3001, tmp_path, lambda: readable_secret("/secret"))
 

@@ -13,7 +13,10 @@ _INSTEAD = "Use `strategy: overlay` for this guest"
 
 
 def obstacle_to_sharing(template: Image, guest: Image) -> Fault | None:
-    """Return the first reason why no file of a guest can share blocks with the template's; None if one can."""
+    """Return why no file of a guest can share blocks with any file of the template; None if one can.
+
+    Of several reasons, return the one that is found first.
+    """
     first: Fault | None = None
     for one in template.layers:
         for other in guest.own_files:
@@ -44,8 +47,8 @@ def _explained(reason: NoSharing, template: Layer, guest: Layer) -> Fault:
     kind = filesystem_of(guest.fd) or "this filesystem"
     if kind == "xfs":
         return Fault(
-            "this XFS was made without reflinks (reflink=0), so files there cannot share blocks",
-            f"{_INSTEAD}, or move template and guest to an XFS with reflinks or to btrfs.",
+            "this XFS filesystem was made without reflinks (reflink=0), so files there cannot share blocks",
+            f"{_INSTEAD}, or move template and guest to an XFS filesystem with reflinks or to btrfs.",
         )
     return Fault(
         f"{kind} cannot let existing files share blocks (FIDEDUPERANGE)",

@@ -6,7 +6,7 @@
     blocks of its file        | written   | unwritten  |       |        |
     the new image             | all of it | a hole*    | hole  | all    |      * except blocks that are not zeros
 
-Planner and writer share it, so that an overlay takes the disk space that its plan predicts.
+Planner and writer share this rule, so that an overlay takes the disk space that its plan predicts.
 
 Only the filesystem vouches that unwritten blocks are zeros, so a writer must read them and store any that are not.
 """
@@ -24,17 +24,17 @@ from batchdiff.qcow2.entries import Origin
 
 
 class ToWrite(enum.Enum):
-    """The amount of a part that is written."""
+    """How much of a part is written."""
 
     ALL = "the whole part is written"
     NONZERO = "only blocks that are not zeros are written, and a plan counts no bytes of the part"
 
 
 class WriteRule:
-    """The rule for one image; its unwritten blocks are those at the time of creation."""
+    """The rule for one image, with the blocks that are unwritten when the rule is created."""
 
     def __init__(self, image: Image, *, known: ExtentTable | None = None) -> None:
-        """Ask the filesystem for these blocks. ``known``: at least those of a raw image.
+        """Ask the filesystem for the unwritten blocks. ``known``: at least those of a raw image, if found before.
 
         :raises ImageError: the filesystem reports an error.
         """

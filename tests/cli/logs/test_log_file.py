@@ -113,9 +113,7 @@ def test_a_file_that_may_be_written_but_not_read_is_refused(tmp_path):
     new.write_text("")
     for path in (other, new):
         path.chmod(0o202)
-    why = (
-        "may not read /other, which belongs to .* and has the mode 202, so batchdiff cannot recognise it as a log"
-    )
+    why = "may not read /other, which belongs to .* and has mode 202, so batchdiff cannot recognise it as a log"
     with pytest.raises(UsageError, match=why):
         as_user(3001, tmp_path, lambda: open_log("/other", []).append("x"))
     assert other.read_text() == "another file"

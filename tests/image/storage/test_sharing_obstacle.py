@@ -37,8 +37,8 @@ def test_an_xfs_without_reflinks(tmp_path, monkeypatch):
     monkeypatch.setitem(MAKE, "xfs", ("mkfs.xfs", "-q", "-m", "reflink=0"))
     with mounted(tmp_path, "xfs") as xfs:
         why, remedy = obstacle(made(xfs, "template"), made(xfs, "guest"))
-    assert why.startswith("this XFS was made without reflinks (reflink=0)")
-    assert remedy.endswith("or move template and guest to an XFS with reflinks or to btrfs.")
+    assert why.startswith("this XFS filesystem was made without reflinks (reflink=0)")
+    assert remedy.endswith("or move template and guest to an XFS filesystem with reflinks or to btrfs.")
 
 
 @pytest.mark.parametrize("is_template", [True, False])

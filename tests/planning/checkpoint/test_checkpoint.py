@@ -489,7 +489,7 @@ def test_a_file_of_another_user(plan, partial):
     plan.parent.chmod(0o755)
     assert told_to_somebody(partial.parent) == (
         "if this scan is interrupted, it cannot be resumed, because the user with uid 3001 may not write to"
-        " /p.json.partial, which belongs to uid 0 and has the mode 600"
+        " /p.json.partial, which belongs to uid 0 and has mode 600"
     )
 
 
@@ -497,7 +497,7 @@ def test_a_folder_that_may_not_be_written_to(tmp_path):
     tmp_path.chmod(0o755)
     assert told_to_somebody(tmp_path) == (
         "if this scan is interrupted, it cannot be resumed, because the user with uid 3001 may not write to the"
-        " folder /, which belongs to uid 0 and has the mode 755"
+        " folder /, which belongs to uid 0 and has mode 755"
     )
 
 
