@@ -10,7 +10,7 @@ from batchdiff.units import format_size
 
 
 def guest_lines(manifest: Manifest) -> Iterator[str]:
-    """Yield printable lines: the template, the guests, then those that were not chosen."""
+    """Yield printable lines: the template, the chosen guests, then the others."""
     template = manifest.template
     yield printable(f"template: {template.path} ({template.format})")
     for guest in manifest.guests:
@@ -29,7 +29,7 @@ def _line(guest: GuestEntry) -> str:
     if guest.converted is not None:
         return f"{what}; converted by an earlier plan to the overlay {guest.overlay_path}"
     if not guest.gets_overlay:
-        return f"{what}; shares blocks in place with the template"
+        return f"{what}; will share blocks in place with the template"
     where = "in the guest's place" if guest.in_place else guest.overlay_path
     options = guest.options
     cluster = "auto" if options.cluster_size is None else format_size(options.cluster_size)

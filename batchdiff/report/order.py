@@ -14,7 +14,8 @@ from batchdiff.report.form import Order
 def in_order(guests: Iterable[GuestPlan], order: Order) -> list[GuestPlan]:
     """Return the guests sorted; guests with equal keys keep their order.
 
-    Unless sorted by name, guests without figures come last. For OVERLAY, the strategy ``share`` counts as 0 bytes.
+    Unless sorted by name, guests without figures come last.
+    For OVERLAY, a guest with the strategy ``share`` counts as 0 bytes.
     """
     if order is Order.NAME:
         return sorted(guests, key=lambda guest: _numbers_by_value(guest.name))

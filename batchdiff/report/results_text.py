@@ -3,7 +3,7 @@
 ::
 
     table      guests and totals
-    remarks    reasons, originals, notes, and guests that were skipped alike
+    remarks    reasons, originals, notes, and guests that were skipped for the same reason
     summary    numbers of guests, and disk space
 """
 
@@ -111,7 +111,7 @@ def _row(outcome: GuestOutcome) -> tuple[str, ...]:
 def _fate(outcome: GuestOutcome) -> str:
     words = original_words(outcome)
     if outcome.original.fate is Fate.REBUILT:
-        return words  # of the guest
+        return words  # they are about the guest, not about its original
     is_known = outcome.original.fate is not Fate.UNKNOWN
     return f"{'the original' if is_known else 'the state of the original'} is {words}"
 

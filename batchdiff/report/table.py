@@ -27,7 +27,7 @@ _NARROWEST = 12
 _COMMAND = re.compile("`[^`]*`")
 _SIZE = re.compile(r"(?<=\d) (?=(?:[KMGTPE]i)?B\b)")
 _NO_BREAK, _SECOND_CELL = "\x00", "\x01"
-"""Characters that text to print cannot contain: a space that is kept, and the second half of a wide letter."""
+"""Stand for a space at which no line ends, and for the second cell of a wide letter; text to print has neither."""
 _ELLIPSIS = "…"
 
 

@@ -2,13 +2,13 @@
 
 ::
 
-    probes read   |  |        |##|        | #|        |  |        |##|        hits in each, of its units
+    probes read   |  |        |##|        | #|        |  |        |##|        the hits among the units of each
     the whole   0 |------[ low ... estimate ... high ]-------------------| 1  share of hits
 
 Differences come in clumps, so a thousand units of one probe can be worth no more than one. The variance is
 therefore taken between probes. It yields the effective size, which is the size of an equally good sample of
-independent units, and the exact interval of a binomial share for that size: a formula with the standard deviation
-would report certainty if no difference was seen.
+independent units. The interval is the exact one of a binomial share for that size: a formula with the standard
+deviation would report certainty if no difference was seen.
 
 Sources: C. Clopper and E. Pearson, "The use of confidence or fiducial limits" (Biometrika 26, 1934); E. Korn and
 B. Graubard, "Confidence intervals for proportions with small expected number of positive counts estimated from
@@ -82,8 +82,8 @@ class Probe(NamedTuple):
 def share_of(probes: Sequence[Probe], *, population: int | None = None) -> Interval:
     """Return the share of hits among all units, estimated from a sample.
 
-    ``probes``: in the order of their offsets, drawn at random, or one from each stratum. If strata have different
-    sizes, hits and units must be weighted by them.
+    ``probes``: drawn at random, or one from each stratum, and sorted by offset. If strata have different sizes,
+    hits and units must be weighted by these sizes.
     ``population``: the number of all probes, drawn or not; None if the sample is a negligible part of it.
     Without any probe that has units, the interval is 0 to 1, or exactly 0 if the population is empty.
     """
@@ -117,8 +117,8 @@ def _effective_size(drawn: Sequence[Probe], share: float, population: int | None
     hit = sum(1 for each in drawn if each.hits > 0)
     whole = sum(1 for each in drawn if each.hits >= each.of)
     if min(hit, count - whole) < _FEW:
-        # At most one unit for each probe. Only half of the sampled part of the population counts: without any
-        # hits, that gives about the bound of a sample without replacement.
+        # A probe counts as at most one independent unit. The correction for the sampled part of the population
+        # uses only half of it: without any hits, this gives about the bound of a sample without replacement.
         return min(_by_variance(drawn, share), count) / (1 - sampled / 2)
     return min(_by_variance(drawn, share), _MOST_GAIN * count) / (1 - sampled)
 
@@ -165,7 +165,7 @@ def _beta_cdf(value: float, alpha: float, beta: float) -> float:
         + alpha * math.log(value)
         + beta * math.log1p(-value)
     )
-    # The fraction converges quickly only below about the mean; above that, the other tail is computed.
+    # The continued fraction converges quickly only up to about the mean; above it, the other tail is computed.
     if value < (alpha + 1) / (alpha + beta + 2):
         return front * _continued_fraction(value, alpha, beta) / alpha
     return 1 - front * _continued_fraction(1 - value, beta, alpha) / beta

@@ -6,7 +6,7 @@
     doubled     | x   |  x  |  x  |  x  | x   |x    |   x |   x |        one more, from the half that had none
 
 Every item of a stratum is equally likely to be drawn, and after doubling, every item of each half. So a doubled
-sample is as good as one drawn from the halves at once.
+sample is as good as one drawn directly from the halves.
 """
 
 from __future__ import annotations

@@ -10,11 +10,11 @@ import os
 import platform
 
 _NUMBERS = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "ppc64le": 273, "s390x": 282, "i686": 289}
-"""The number of ``ioprio_set``, by machine. Source: the kernel's syscall tables."""
+"""The system call number of ``ioprio_set``, by machine. Source: the kernel's syscall tables."""
 
 _THIS_PROCESS = (1, 0)
 _IDLE = 3 << 13
-"""IOPRIO_CLASS_IDLE, shifted as by the kernel's macro IOPRIO_PRIO_VALUE."""
+"""IOPRIO_CLASS_IDLE, shifted as the kernel's macro IOPRIO_PRIO_VALUE shifts it."""
 
 _LOWEST = 19
 

@@ -1,4 +1,4 @@
-"""Drop pages that a scan brings into the page cache; those known to be cached before stay.
+"""Drop pages that a scan brings into the page cache; those known to have been cached before stay.
 
 ::
 
@@ -7,7 +7,8 @@
     dropped  |     |### |                absent pages that have been read; settle(): the block's other absent pages
 
 The kernel's own read-ahead is turned off: it would continue past the end of a block, and the worker of the next
-block would take these pages for another program's. Without any read-ahead, a cold scan took 2.1 times as long.
+block would take these pages for another program's. Without any read-ahead, a cold scan took 2.1 times as long as
+with the kernel's.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _AHEAD_IN_ALL = 256 * MIB
 """The maximum read-ahead of all files of a process."""
 
 _STEP = 128 * KIB
-"""The kernel's default read-ahead: for one POSIX_FADV_WILLNEED, it may read no more."""
+"""The kernel's default read-ahead, which may be all that it reads for one POSIX_FADV_WILLNEED."""
 
 ByteRuns = list[tuple[int, int]]
 
@@ -66,7 +67,7 @@ class _Known:
 
 
 class DropBehind:
-    """An observer of a process's reads that drops the pages that they brought in."""
+    """Observes a process's reads, and drops the pages that they brought in."""
 
     def __init__(self) -> None:
         self._files: dict[_File, _Known] = {}

@@ -22,7 +22,7 @@ def throttle(
     Workers that are forked inside the block share the rate. ``limits.idle`` lowers the priority for good; ``tell``
     gets the result in words. ``check`` is called before each read, and may raise an error to prevent it.
     """
-    # Each module is loaded only for its limit, which few scans have.
+    # Each module is loaded only if its limit is set: few scans have any.
     with ExitStack() as held:
         if limits.idle:
             from batchdiff.throttle.io_priority import lower_priority  # noqa: PLC0415

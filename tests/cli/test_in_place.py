@@ -23,7 +23,7 @@ def test_the_plan_has_the_guests_own_paths(in_place):
     done = in_place.plan()
     for guest in in_place.document["guests"]:
         assert guest["overlay"]["path"] == guest["path"]
-    assert "overlays in the place of their guests" in " ".join(done.stdout.split())
+    assert "overlays in place of their guests" in " ".join(done.stdout.split())
     in_place.plan("--guest", "raw")
 
 

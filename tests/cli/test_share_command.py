@@ -146,7 +146,7 @@ def test_progress_on_a_terminal(on_xfs):
 
 def test_from_manifest_to_what_df_shows(disk, fleet):
     folder, plan = fleet.parent, plan_of(fleet)
-    assert "shares blocks in place with the template" in run_here("validate", fleet, "-v")
+    assert "will share blocks in place with the template" in run_here("validate", fleet, "-v")
     said = run_here("plan", fleet)
     assert "let 2 guests share blocks in place with the template" in said
     found = guests_of(fleet)

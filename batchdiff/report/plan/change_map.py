@@ -41,7 +41,7 @@ def change_map(diff: Diff, scale: int) -> ChangeMap:
 
 
 def _shares(runs: npt.NDArray[np.int64], scale: int) -> Shares:
-    """Return the share of each bin that ``runs`` cover: rows of start and length, in bytes."""
+    """Return the share of each bin that is covered by ``runs``, which are rows of start and length, in bytes."""
     if not len(runs):
         return np.zeros(BINS)
     start, length = runs[:, 0], runs[:, 1]

@@ -70,7 +70,7 @@ def _by_name(plan: Plan) -> dict[str, GuestPlan]:
 def sentences(found: PlanComparison, conversions: Mapping[str, Conversion] = NOTHING_DONE) -> Iterator[str]:
     """Yield the comparison in printable sentences, the savings first.
 
-    ``conversions``: those with the older plan, by guest name.
+    ``conversions``: the results of converting guests with the older plan, by guest name.
     """
     old, new = found.older.totals, found.newer.totals
     saved = [_amount(each.saved_bytes, each.exactness) for each in (old, new)]
@@ -131,7 +131,7 @@ def _what_came_of(done: list[GuestToConvert], conversions: Mapping[str, Conversi
     known = [conversions[guest.name] for guest in done if guest.name in conversions]
     if known:
         freed = sum(each.came_back_bytes for each in known)
-        # Nothing has come back, and that exactly, from a guest whose original still exists.
+        # From a guest whose original still exists, exactly 0 bytes have come back.
         freeing = [
             guest for guest in done if guest.name in conversions and conversions[guest.name].has_freed_space
         ]

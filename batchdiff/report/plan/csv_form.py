@@ -60,7 +60,7 @@ HEADER = (
 def plan_csv(facts: PlanFacts) -> str:
     """Return the savings report of a plan as CSV; a field without a value is empty.
 
-    Guests that only the older plan has come last, without a verdict; a report on only some guests omits them.
+    Guests that are only in the older plan come last, without a verdict; a report on only some guests omits them.
     """
     text = io.StringIO()
     rows = csv.DictWriter(text, HEADER)

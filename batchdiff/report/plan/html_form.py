@@ -41,8 +41,9 @@ from batchdiff.units import format_size
 class GuestView(NamedTuple):
     """A guest as the page shows it.
 
-    From ``allocated`` to ``cluster``, for sorting: bytes, but ``share`` is a percentage, 0 for a loss; -1, or None
-    for ``saved``, if missing or unknown. ``cells``: the guest's row without its first and last cells.
+    The fields from ``allocated`` to ``cluster`` are for sorting. They are in bytes, but ``share`` is a percentage,
+    and 0 for a loss. A value that is missing or unknown is -1, or None for ``saved``. ``cells``: the guest's row
+    without its first and last cells.
     """
 
     number: int

@@ -43,7 +43,7 @@ _WORTH_IT = 0.1
 
 
 def cluster_advice(guests: Iterable[GuestToConvert]) -> BetterClusters | None:
-    """Return the cluster size with which overlays take much less, even without holes; None if no size qualifies.
+    """Return the cluster size with which overlays take much less space, even without holes; None if none does so.
 
     Preallocated overlays are left out, as are compressed ones, whose sizes with other cluster sizes are not known.
     """

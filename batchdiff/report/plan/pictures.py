@@ -46,7 +46,7 @@ def map_paths(changes: ChangeMap) -> list[MapPath]:
 
 
 def crowd_paths(shares: Shares) -> list[MapPath]:
-    """Return the paths of a map of several guests; ``shares``: the share of guests whose data differs."""
+    """Return the paths of a map of several guests; ``shares``: by bin, the share of guests that differ there."""
     return list(_row("data", shares, 0, 10))
 
 

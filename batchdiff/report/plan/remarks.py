@@ -21,7 +21,7 @@ _MOST_LINKS = 3
 def of_another_template(facts: PlanFacts) -> Iterator[str]:
     """Yield a printable warning if guests were probably copied from another template.
 
-    Refused guests are left out, as are those whose reason says so.
+    Refused guests are left out, as are those whose reason already gives this warning.
     """
     found = [(guest, similarity_if_unlike(guest)) for guest in facts.guests if not _reason_has_it(guest)]
     unlike = [(guest, part) for guest, part in found if part is not None]

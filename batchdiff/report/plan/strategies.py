@@ -56,7 +56,7 @@ def _planned(guest: GuestPlan) -> str:
 
 
 def _would_skip(guest: GuestPlan, overlay: Savings, sharing: Sharing, minimum: float) -> frozenset[Strategy]:
-    """Return the planned strategy if apply leaves the guest alone, and the other one if that saves too little."""
+    """Return the planned strategy if apply leaves the guest alone, and the other one if it saves too little."""
     worth_it = {
         Strategy.OVERLAY: _saves_enough(overlay.saved_bytes, overlay.allocated_bytes, minimum),
         Strategy.SHARE: bool(sharing.shareable_bytes)
@@ -97,7 +97,7 @@ def _sum(figures: Sequence[Savings] | Sequence[Sharing], error: int = 0) -> str:
 
 
 def _saved(size: int, exactness: Exactness, error: int = 0) -> str:
-    """Return savings in words, even "at least -4 KiB", which makes the total a lower bound, too."""
+    """Return savings in words, even "at least -4 KiB": such a figure makes the total a lower bound, too."""
     least = "at least " if size < 0 and exactness is Exactness.AT_LEAST else ""
     return least + bounded_size(size, exactness, error)
 
@@ -138,5 +138,5 @@ def sharing_next(facts: PlanFacts) -> Iterator[str]:
         yield (
             f"Another {format_size(left_out)} is equal to the template's data but cannot be shared: in"
             f" {'the' if len(guests) == 1 else 'a'} guest or in the template, that data is compressed or"
-            " encrypted, at unaligned offsets, or on another filesystem."
+            " encrypted, at unaligned offsets, or in a file on a different filesystem."
         )

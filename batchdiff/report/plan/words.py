@@ -217,8 +217,8 @@ def _space(facts: PlanFacts, guests: int) -> str:
     if usual == least:
         return f"{text}."
     how_many = f"{min(facts.jobs, guests)} guests in progress (`-j {facts.jobs}`)"
-    fewer = f"{format_size(least)} with `-j 1`. If there is less space, it works on fewer guests at a time."
-    return f"{text}, with {how_many}; {fewer}"
+    fewer = f"With less than {format_size(usual)} free, it works on fewer guests at a time."
+    return f"{text} with {how_many}, or {format_size(least)} with `-j 1`. {fewer}"
 
 
 def _where(guests: Sequence[GuestPlan]) -> str:
@@ -226,9 +226,9 @@ def _where(guests: Sequence[GuestPlan]) -> str:
     what = count_of(len(guests), "overlay")
     in_place = sum(guest.overlay_path == guest.source.path for guest in guests)
     if in_place == len(guests):
-        return f"{what} in the place of {'its guest' if len(guests) == 1 else 'their guests'}"
+        return f"{what} in place of {'its guest' if len(guests) == 1 else 'their guests'}"
     if in_place:
-        return f"{what}, {in_place} of them in the place of {'its guest' if in_place == 1 else 'their guests'}"
+        return f"{what}, {in_place} of them in place of {'its guest' if in_place == 1 else 'their guests'}"
     if all(_folder(guest.overlay_path) == _folder(guest.source.path) for guest in guests):
         return f"{what} beside {'its guest' if len(guests) == 1 else 'their guests'}"
     if len(folders) == 1:

@@ -114,7 +114,7 @@ def test_data_that_cannot_be_shared_is_in_the_guest_or_in_one_of_several():
     alone = " ".join(plan_text(PlanFacts(small_plan(one))).split())
     assert (
         "but cannot be shared: in the guest or in the template, that data is compressed or encrypted, at unaligned"
-        " offsets, or on another filesystem."
+        " offsets, or in a file on a different filesystem."
     ) in alone
     both = " ".join(plan_text(PlanFacts(small_plan(one, other))).split())
     assert "Another 2 MiB is equal to the template's data but cannot be shared: in a guest or in the" in both
