@@ -133,18 +133,20 @@ def _set_project(target: int, wanted: int) -> list[str]:
     now = _more(target)
     if now.project == wanted:
         return []
-    if _folder_gives_project(target):
-        return [f"quota project {wanted} (the folder of the file allows only project {now.project})"]
+    gives = _folder_gives_project(target)
+    if gives is not False:
+        allows = "allows" if gives else "cannot be read, and may allow"
+        return [f"quota project {wanted} (the folder of the file {allows} only project {now.project})"]
     reason = _try(target, _SET_MORE, _MORE.pack(*now._replace(project=wanted)))
     return [] if _more(target).project == wanted else [f"quota project {wanted}{reason}"]
 
 
-def _folder_gives_project(fd: int) -> bool:
-    """Return whether a file's folder gives its project to new files; True if the folder cannot be opened."""
+def _folder_gives_project(fd: int) -> bool | None:
+    """Return whether a file's folder gives its project to new files; None if the folder cannot be opened."""
     try:
         folder = os.open(os.path.dirname(os.readlink(f"/proc/self/fd/{fd}")), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return True
+        return None
     try:
         return bool(_more(folder).flags & INHERITS_PROJECT)
     finally:

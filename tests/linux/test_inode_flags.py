@@ -1,6 +1,7 @@
 """Inode flags, allocation hints and projects: the original's, whatever the folder gives."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import struct
@@ -8,6 +9,7 @@ import struct
 import notation
 import pytest
 
+from batchdiff.linux import inode_flags
 from batchdiff.linux.inode_flags import set_early_flags, set_late_flags
 from batchdiff.linux.metadata import copy_metadata, prepare
 
@@ -199,3 +201,18 @@ def test_a_folder_that_allows_its_own_project_only(place):
     os.rename(folder / "new", folder / "named")
     with pytest.raises(OSError, match="cross-device"):
         os.rename(folder / "original", folder / "renamed")
+
+
+def test_a_folder_that_cannot_be_read_may_allow_its_own_project_only(place, monkeypatch):
+    folder = place("xfs")
+    (folder / "original").write_bytes(b"")
+    set_more(folder / "original", project=42)
+    with path_open(folder / "original") as fd:
+
+        def closed(path, *_):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+        monkeypatch.setattr(os, "open", closed)
+        said = inode_flags._set_project(fd, 0)
+        monkeypatch.undo()
+    assert said == ["quota project 0 (the folder of the file cannot be read, and may allow only project 42)"]
