@@ -207,8 +207,8 @@ def test_a_plan_keeps_block_devices(tmp_path, guest, retire):
     said = " ".join(batchdiff("plan", "m.yaml", cwd=tmp_path).stdout.split())
     doing = {
         "keep": "keep the originals",
-        "quarantine": "then quarantine those originals that are files, under the name NAME.batchdiff-original",
-        "delete": "then delete those originals that are files",
+        "quarantine": "then quarantine the original that is a file, under the name NAME.batchdiff-original",
+        "delete": "then delete the original that is a file",
     }
     assert f"and {doing[retire]}" in said
     batchdiff("apply", "m.plan.json", "--yes", "--unseen", cwd=tmp_path)

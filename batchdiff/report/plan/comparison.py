@@ -83,7 +83,9 @@ def sentences(found: PlanComparison, conversions: Mapping[str, Conversion] = NOT
         if found.older.template_digest and found.newer.template_digest:
             yield "The template's content has changed since the older plan."
         else:
-            changed = "The size or mtime of the template has changed since the older plan"
+            changed = (
+                "The size or mtime of the template, or the number of its files, has changed since the older plan"
+            )
             yield f"{changed}, so its content may have changed."
     for names, what in ((found.appeared, "not in the older plan"), (found.gone, "only in the older plan")):
         if names:

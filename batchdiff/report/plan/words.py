@@ -246,7 +246,11 @@ def _fate(facts: PlanFacts, chosen: Sequence[GuestToConvert]) -> str:
     files = [guest for guest in chosen if not guest.is_on_device]
     is_mixed = retire is not Retire.KEEP and 0 < len(files) < len(chosen)  # a remark covers the others
     if is_mixed:
-        chosen, originals, them = files, "those originals that are files", "them"
+        one = len(files) == 1
+        originals, them = (
+            ("the original that is a file", "it") if one else ("those originals that are files", "them")
+        )
+        chosen = files
     elif not files:
         retire = Retire.KEEP
     if facts.is_applied or facts.plan.to_share or is_mixed:
