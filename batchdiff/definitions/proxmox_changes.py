@@ -187,7 +187,7 @@ def _of_users(config: VmConfig, drive: ConfigDrive, users: Sequence[str], use: G
     if len(users) > 1:
         others = dict.fromkeys(user for user in users if user != f"{drive.key} of VM {config.vmid}")
         if others:
-            yield f"{use.guest} is also {', '.join(others)}: keep it in only one of these places"
+            yield f"{use.guest} is also {few(list(others))}: keep it in only one of these places"
         else:
             yield f"several lines of {config.where} set {drive.key} to {use.guest}: keep only one of them"
     if drive.key.startswith("tpmstate") and use.image.format != ImageFormat.RAW:

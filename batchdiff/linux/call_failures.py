@@ -36,6 +36,7 @@ from batchdiff.linux.permissions import (
 )
 
 AGAIN = "then run the same command again."
+ALREADY_EXISTS = "it already exists, and files are never replaced"
 UNDO_SECOND_NAME = "Find out how the file got its second name (bind mount, hard or symbolic link), and undo that."
 
 

@@ -191,8 +191,8 @@ def _why_needed(others: list[str], doubtful: list[str], guests: dict[str, str]) 
     if others:
         images = "that image" if len(others) == 1 else "those images"
         return f"it is needed by {named}, which would be lost without it; convert or remove {images} first"
-    unread = "that file" if len(doubtful) == 1 else "those files"
-    return f"it may be needed by {named}, which would be lost without it; find out why {unread} cannot be read"
+    unread = "that file or folder" if len(doubtful) == 1 else "those files or folders"
+    return f"it may be needed by {named}, which would be lost without it; make {unread} readable"
 
 
 def _first_of(images: list[str], guests: dict[str, str]) -> str:

@@ -76,7 +76,8 @@ def wrong_secret(output: str, secret_files: Mapping[str, str]) -> SecretError | 
     if not files or _NO_KEY_FITS not in output:
         return None
     why, advice = f"no key slot opens with the secret in {_one_of(files)}", _advice_on_line_breaks(files)
-    correct = "Correct the file, or put a symbolic link to the right one in its place."
+    which = "file" if len(files) == 1 else "wrong file"
+    correct = f"Correct the {which}, or put a symbolic link to the right one in its place."
     if all(map(is_descriptor, files)):
         correct = "Pass the right secret through that descriptor."
         if len(files) > 1:

@@ -94,7 +94,7 @@ def _virt_xml(disks: Sequence[GuestDisk]) -> str:
     example = f"`virt-xml DOMAIN --edit target=TARGET --disk {what} --define`"
     text = f"If another VM uses {them}, change that VM's definition by hand, for example: {example}."
     return (
-        f"{text} If the guest is still waiting for {' or '.join(verbs)}, do that only afterwards."
+        f"{text} If that guest is still waiting for {' or '.join(verbs)}, change the definition only afterwards."
         if verbs
         else text
     )

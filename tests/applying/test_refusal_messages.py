@@ -351,8 +351,8 @@ MESSAGES = {
     ),
     damaged_journal: (
         "{0}/fleet.plan.json.journal is damaged: line 9 is not a batchdiff record. Move the "
-        "journal away, then run the same command again. What the template's sidecar and the files show about the "
-        "guests will then be recovered."
+        "journal away, then run the same command again. The records are then recovered, as far as the "
+        "template's sidecar and the files show them."
     ),
     two_at_once: (
         "another batchdiff command for this plan is running: it has locked "
@@ -366,8 +366,8 @@ MESSAGES = {
     template_changed_later: (
         "the content of the template {0}/template.img changed after overlays were created on it: "
         "{0}/template.img: another file is in its place; its digest differs from the planned one, so the "
-        "overlay of vm is damaged; do not start a VM on it. This original is intact, as before the conversion: "
-        "{0}/vm.img. "
+        "overlay of vm is damaged; do not start a VM on it. The original {0}/vm.img is intact, as before "
+        "the conversion. "
         "`batchdiff restore PLAN --guest vm --discard-changes` goes back to it, and discards what"
         " the VM has written since. To keep what was written, you need the template. Bring the "
         "template back from a backup, then run the same command again."
@@ -416,8 +416,8 @@ MESSAGES = {
         "this failure as a bug."
     ),
     overlay_unsound: (
-        "bad overlay: x. This original is intact, as before the conversion: "
-        "{0}/vm.img.batchdiff-original. `batchdiff restore PLAN --guest vm --discard-changes` goes "
+        "bad overlay: x. The original {0}/vm.img.batchdiff-original is intact, as before the conversion. "
+        "`batchdiff restore PLAN --guest vm --discard-changes` goes "
         "back to it, and discards what the VM has written since."
     ),
     overlay_in_use: (

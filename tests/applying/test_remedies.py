@@ -174,7 +174,7 @@ def test_originals_come_first(stage, verb, harm):
     prepared(stage, "purge")
     harm(stage)
     said = told(stage, verb)
-    whole = said.index(f"This original is intact, as before the conversion: {stage.original(suffix=ASIDE)}.")
+    whole = said.index(f"The original {stage.original(suffix=ASIDE)} is intact, as before the conversion.")
     assert whole < said.lower().index("bring ")
     assert f"`batchdiff restore PLAN --guest {NAME} --discard-changes` goes back to it, and discards" in said
     assert status(stage.restore(guests=(NAME,), discard_changes=True)) is Status.RESTORED
@@ -231,7 +231,7 @@ def test_a_damaged_overlay(stage, verb):
         said = found.why
     else:
         said = failed(carried_out(stage, verb))
-    assert f"This original is intact, as before the conversion: {stage.original(suffix=ASIDE)}." in said
+    assert f"The original {stage.original(suffix=ASIDE)} is intact, as before the conversion." in said
     assert status(stage.restore(discard_changes=True)) is Status.RESTORED
 
 

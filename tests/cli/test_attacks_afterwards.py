@@ -170,7 +170,7 @@ def test_an_overlay_that_cannot_be_read(tmp_path, manifest, damage):
         notation.run("qemu-img", "rebase", "-u", "-f", "qcow2", *other)
     left = path.read_bytes()
     done = run(fleet, "restore", expect=4)
-    assert f"This original is intact, as before the conversion: {fleet.folder / ORIGINAL}" in done.stderr
+    assert f"The original {fleet.folder / ORIGINAL} is intact, as before the conversion" in done.stderr
     assert path.read_bytes() == left
     assert "would be restored" in run(fleet, "restore", "--dry-run", "--discard-changes").stdout
     assert "was not deleted: it cannot be read. " in run(fleet, "restore", *DISCARD).stderr

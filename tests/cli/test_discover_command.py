@@ -244,7 +244,7 @@ def test_names_that_no_manifest_can_have(tmp_path):
 
 def test_no_file_is_ever_replaced(images, tmp_path):
     (tmp_path / "fleet.yaml").write_text("mine")
-    assert "there is already a file of that name, and files are never replaced" in discover(
+    assert "it already exists, and files are never replaced" in discover(
         images, "-o", tmp_path / "fleet.yaml", expect=2
     )
     (tmp_path / "debian-docker.yaml").write_text("mine")

@@ -31,7 +31,7 @@ def assert_refused(fleet, verb, *arguments):
     assert outcome["status"] == "failed"
     assert re.fullmatch(
         rf"{fleet.folder}/raw\.\S+ was not deleted: its filesystem \(overlay\) cannot show who has it open, so a"
-        r" VM could have it open unseen\. If you are sure that no VM has it open, add `--unseen`\.",
+        r" VM could have it open without being noticed\. If you are sure that no VM has it open, add `--unseen`\.",
         outcome["reason"],
     )
     assert fleet.names() | {"fleet.plan.json.journal"} == before

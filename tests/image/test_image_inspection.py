@@ -62,7 +62,7 @@ FIELDS = [
     ("incompatible", 1 << 2, "external file"),
     ("incompatible", 1 << 3, "compression type and the feature bit for it contradict"),
     ("incompatible", 1 << 4, "extended L2 needs clusters of 16 KiB"),
-    ("incompatible", 1 << 5, "unknown features .incompatible bits 0x20.*If a newer QEMU made it, make a copy"),
+    ("incompatible", 1 << 5, "unknown features .incompatible bits 0x20.*If a newer QEMU made it, use the"),
     ("incompatible", 1 << 63, "unknown features .incompatible bits 0x8000000000000000"),
     ("compression_type", 1, "compression type and the feature bit for it contradict"),
     ("encryption", 1, "encrypted"),

@@ -17,7 +17,7 @@ from batchdiff.linux.permissions import Deed, lacking_access, user
 
 SOMEBODY = 3001
 ME = f"the user with uid {SOMEBODY}"
-ROOTS = "which belongs to uid 0 and has the mode"
+ROOTS = "which belongs to uid 0 and has mode"
 """In the folder that is all there is for the child nobody has a name."""
 
 

@@ -204,7 +204,7 @@ def test_a_new_place_that_may_not_be_entered(tmp_path):
     (tmp_path / "closed" / "in").mkdir(parents=True)
     (tmp_path / "closed").chmod(0o700)
     tmp_path.chmod(0o755)
-    with pytest.raises(ValueError, match=r"may not enter the folder /closed, which belongs to .* the mode 700"):
+    with pytest.raises(ValueError, match=r"may not enter the folder /closed, which belongs to .* has mode 700"):
         as_user(3001, tmp_path, lambda: move_in("/images=/closed/in"))
 
 

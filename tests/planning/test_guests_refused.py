@@ -234,7 +234,7 @@ def test_a_guest_whose_sidecar_cannot_be_read(tmp_path, lower):
     assert guest.verdict is Verdict.REFUSE
     assert guest.reason.startswith("it may be needed by an overlay listed in ")
     assert guest.reason.endswith(
-        "(unreadable), which would be lost without it; find out why that file cannot be read, then plan again"
+        "(unreadable), which would be lost without it; make that file or folder readable, then plan again"
     )
 
 
@@ -252,7 +252,7 @@ def test_a_guest_beside_two_images_that_cannot_be_read(tmp_path, lower, monkeypa
     (guest,) = planned(tmp_path, "template.img", ("lower.img", "raw"))
     assert guest.reason == (
         f"it may be needed by {tmp_path}/a.damaged (unreadable: Input/output error) and 1 more, which would be"
-        " lost without it; find out why those files cannot be read, then plan again"
+        " lost without it; make those files or folders readable, then plan again"
     )
 
 

@@ -41,17 +41,17 @@ def whole_originals(guests: Iterable[GuestToConvert], history: History) -> str:
 def _intact(paths: list[str]) -> str:
     if not paths:
         return ""
-    it = "This original is" if len(paths) == 1 else "These originals are"
-    return f"{it} intact, as before the conversion: {few(paths)}. "
+    them, are = ("The original", "is") if len(paths) == 1 else ("The originals", "are")
+    return f"{them} {few(paths)} {are} intact, as before the conversion. "
 
 
 def _unknown(devices: list[str]) -> str:
     if not devices:
         return ""
-    it_is, has = ("this original is a block device", "it has")
+    them, are, has = "The original", "is a block device", "it has"
     if len(devices) > 1:
-        it_is, has = ("these originals are block devices", "they have")
-    return f"Because {it_is}, nothing shows whether {has} been written to since the conversion: {few(devices)}. "
+        them, are, has = "The originals", "are block devices", "they have"
+    return f"{them} {few(devices)} {are}, so nothing shows whether {has} been written to since the conversion. "
 
 
 def _is_whole(original: Found, guest: GuestToConvert) -> bool:

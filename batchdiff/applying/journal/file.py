@@ -28,7 +28,7 @@ from batchdiff.units import format_size
 _BEGINNING = b'{"time": "'
 
 
-_RECOVERED = "What the template's sidecar and the files show about the guests will then be recovered."
+_RECOVERED = "The records are then recovered, as far as the template's sidecar and the files show them."
 _MOVE_AWAY = f"Move the journal away, {AGAIN} {_RECOVERED}"
 
 

@@ -62,7 +62,7 @@ def open_unseen(path: str, unknown: str) -> GuestError:
     """Return the error for a file that a program could have open unnoticed."""
     return GuestError(
         f"{path} was not deleted",
-        why=f"{unknown}, so a VM could have it open unseen",
+        why=f"{unknown}, so a VM could have it open without being noticed",
         remedy="If you are sure that no VM has it open, add `--unseen`.",
     )
 

@@ -24,7 +24,7 @@ from batchdiff.definitions.saved import folder_of
 from batchdiff.definitions.virsh import Libvirt, virsh_is_installed
 from batchdiff.definitions.xml_elements import parse_elements
 from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, BatchdiffError, UsageError
-from batchdiff.linux.call_failures import reason
+from batchdiff.linux.call_failures import ALREADY_EXISTS, reason
 from batchdiff.linux.permissions import Deed
 from batchdiff.plan.file import read_for_report
 from batchdiff.report.definitions_text import definitions_text
@@ -181,7 +181,7 @@ def _write(console: Console, folder: str, changes: Sequence[DomainChange] | Sequ
             why = reason(error)
             if isinstance(error, FileExistsError):
                 exists = os.path.lexists(path)
-                why = "it already exists, and files are never replaced" if exists else f"{folder} is not a folder"
+                why = ALREADY_EXISTS if exists else f"{folder} is not a folder"
             raise UsageError(f"cannot write {path}", why=why, remedy="Name another folder.") from error
         console.say(f"written: {path}")
     left_out = [change for change in changes if change.waiting and not change.is_right]

@@ -18,7 +18,7 @@ from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, ImageError, UsageError
 from batchdiff.files.filenames import longest_name, shell_path
 from batchdiff.image.storage.exactness import UNKNOWN_AMOUNT, Exactness
 from batchdiff.image_source import ImageFormat
-from batchdiff.linux.call_failures import reason
+from batchdiff.linux.call_failures import ALREADY_EXISTS, reason
 from batchdiff.linux.device_names import image_path
 from batchdiff.linux.machine import usable_cpus
 from batchdiff.linux.permissions import Deed, lacking_access
@@ -37,7 +37,6 @@ from batchdiff.report.figures import count_of
 from batchdiff.throttle.options import ScanLimits
 from batchdiff.throttle.throttle import throttle
 
-_EXISTS = "there is already a file of that name, and files are never replaced"
 _MANIFEST_SUFFIXES = (".yaml", ".yml")
 _SHAREABLE = {ImageFormat.RAW, ImageFormat.QCOW2}
 
@@ -155,7 +154,7 @@ def _check_output(path: str) -> None:
             remedy="Name a file such as `fleet.yaml`, or end the name of a new folder with `/`.",
         )
     if os.path.lexists(path):
-        raise UsageError(f"cannot write to {path}", why=_EXISTS,
+        raise UsageError(f"cannot write to {path}", why=ALREADY_EXISTS,
                          remedy="Name another file, or a folder.")  # fmt: skip
     folder = os.path.dirname(os.path.abspath(path.rstrip("/")))
     if not os.path.isdir(folder):
@@ -233,7 +232,7 @@ def _why_no_manifest(group: Group) -> str:
 
 def _unwritable(path: str, error: OSError) -> UsageError:
     exists = isinstance(error, FileExistsError)
-    why = _EXISTS if exists else reason(error)
+    why = ALREADY_EXISTS if exists else reason(error)
     return UsageError(f"cannot write {path}", why=why, remedy="Name another folder or file with `-o`.")
 
 

@@ -11,7 +11,7 @@ from batchdiff.applying.journal.file import read_history
 from batchdiff.cli.console import Console
 from batchdiff.cli.format_doubts import warn_of_planned_formats
 from batchdiff.errors import EXIT_DONE, UsageError
-from batchdiff.linux.call_failures import reason
+from batchdiff.linux.call_failures import ALREADY_EXISTS, reason
 from batchdiff.linux.machine import usable_cpus
 from batchdiff.linux.permissions import is_read_only
 from batchdiff.plan.file import read_for_report
@@ -69,9 +69,5 @@ def _write(path: str, text: str) -> None:
         with open(path, "x", encoding="utf-8") as file:
             file.write(text if text.endswith("\n") else text + "\n")
     except OSError as error:
-        why = (
-            "it already exists, and files are never replaced"
-            if isinstance(error, FileExistsError)
-            else reason(error)
-        )
+        why = ALREADY_EXISTS if isinstance(error, FileExistsError) else reason(error)
         raise UsageError(f"cannot write the report to {path}", why=why, remedy="Name another file.") from error

@@ -93,7 +93,7 @@ def sentences(found: PlanComparison, conversions: Mapping[str, Conversion] = NOT
             yield f"{count_of(len(names), 'guest')} {are} {what}: {few([printable(name) for name in names])}."
     others = [each for each in found.verdicts if each[0] not in {guest.name for guest in done}]
     for name, before, after in others:
-        yield f"{printable(name)}: {before} then, {after} now."
+        yield f"{printable(name)}: {before} in the older plan, {after} now."
     for each in found.changes:
         grew = "grew" if each.after > each.before else "shrank"
         sizes = f"from {format_size(each.before)} to {format_size(each.after)}"
@@ -129,7 +129,7 @@ def _what_came_of(done: list[GuestToConvert], conversions: Mapping[str, Conversi
     savings = [guest.diff.savings for guest in done]
     exactness = of_sum(each.exactness for each in savings)
     planned = _amount(sum(each.saved_bytes for each in savings), exactness)
-    text = f"{few([printable(guest.name) for guest in done])}: convert then, done now"
+    text = f"{few([printable(guest.name) for guest in done])}: convert in the older plan, done now"
     known = [conversions[guest.name] for guest in done if guest.name in conversions]
     if known:
         freed = sum(each.came_back_bytes for each in known)

@@ -181,7 +181,7 @@ def _waiting(facts: PlanFacts) -> str | None:
     if uncertain:
         ways.append(f"once the {_originals(uncertain)} whose state is uncertain {_has(uncertain)} been deleted")
     if lost := shortfall(saved, exactness):
-        return f"There will be {lost} than before the apply, even {' and '.join(ways)}."
+        return f"There will be {lost} than before `apply`, even {' and '.join(ways)}."
     more = UNKNOWN_AMOUNT if exactness is Exactness.UNKNOWN else bounded_size(saved, exactness)
     return f"{_capitalized(more)} comes back {' and '.join(ways)}."
 

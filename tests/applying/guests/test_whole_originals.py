@@ -19,7 +19,7 @@ from batchdiff.files.fingerprint import Fingerprint, fingerprint_at
 from batchdiff.qcow2.faults import NOT_OPENED, RESTORE_IT, SHUT_DOWN_OR_REPAIR
 
 WHOLE = (
-    "This original is intact, as before the conversion: {0}. `batchdiff restore PLAN --guest vm --discard-changes`"
+    "The original {0} is intact, as before the conversion. `batchdiff restore PLAN --guest vm --discard-changes`"
     " goes back to it, and discards what the VM has written since."
 )
 
@@ -78,16 +78,17 @@ def test_nothing_shows_whether_a_block_device_is_intact(tmp_path, monkeypatch, d
     intact = ""
     if devices == ("web",):
         guests.insert(0, stage.guest("vm"))
-        intact = f"This original is intact, as before the conversion: {stage.original('vm')}. "
-    it, has = ("this original is a block device", "it has") if len(devices) == 1 else SEVERAL
-    unknown = f"Because {it}, nothing shows whether {has} been written to since the conversion: "
+        intact = f"The original {stage.original('vm')} is intact, as before the conversion. "
+    the, are, has = ("The original", "is a block device", "it has") if len(devices) == 1 else SEVERAL
+    named = f"{the} {' and '.join(paths)} {are}"
+    unknown = f"{named}, so nothing shows whether {has} been written to since the conversion. "
     them = "goes back to it," if len(guests) == 1 else "goes back to them,"
     said = whole_originals(guests, stage.history)
-    assert said.startswith(f"{intact}{unknown}{' and '.join(paths)}. `batchdiff restore PLAN --guest vm")
+    assert said.startswith(f"{intact}{unknown}`batchdiff restore PLAN --guest vm")
     assert them in said
 
 
-SEVERAL = ("these originals are block devices", "they have")
+SEVERAL = ("The originals", "are block devices", "they have")
 
 
 @pytest.mark.parametrize("is_verified", [False, True])

@@ -444,8 +444,8 @@ def test_who_was_given_back():
 
 
 AWAY = (
-    " Move the journal away, then run the same command again. What the template's sidecar and the files show about"
-    " the guests will then be recovered."
+    " Move the journal away, then run the same command again. The records are then recovered, as far as the"
+    " template's sidecar and the files show them."
 )
 
 

@@ -214,7 +214,7 @@ def test_open_handles_cannot_be_seen(world, monkeypatch, retire, unseen):
         outgoing.require_alone()
         outgoing.close()
         return
-    with pytest.raises(GuestError, match="so a VM could have it open unseen") as caught:
+    with pytest.raises(GuestError, match="so a VM could have it open without being noticed") as caught:
         outgoing.image(moved=False)
     assert "--unseen" in caught.value.remedy
     outgoing.close()
@@ -224,7 +224,7 @@ def test_open_handles_cannot_be_seen_at_the_last_check(world, outgoing, monkeypa
     outgoing.image(moved=False)
     outgoing.require_alone()
     monkeypatch.setattr("batchdiff.image.in_use.hold.Held.alone", lambda _: UNKNOWN)
-    with pytest.raises(GuestError, match="so a VM could have it open unseen"):
+    with pytest.raises(GuestError, match="so a VM could have it open without being noticed"):
         outgoing.require_alone()
 
 

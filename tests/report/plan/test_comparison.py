@@ -35,7 +35,7 @@ def test_in_words():
         "Saved: 5.2 GiB in the plan of 2026-01-02T03:04:05Z, 5.3 GiB now.",
         "1 guest is not in the older plan: app01.",
         "1 guest is only in the older plan: web02.",
-        "log01: refuse then, convert now.",
+        "log01: refuse in the older plan, convert now.",
         "db01: its overlay grew from 256 MiB to 300 MiB.",
     ]
 
@@ -62,9 +62,9 @@ def test_guests_that_are_done_are_no_loss():
     }
     planned = format_size(2 * guest_plan("web01").diff.savings.saved_bytes)
     assert list(sentences(compared(old, new), back))[1:] == [
-        f"web01 and web02: convert then, done now; 200 MiB of {planned} planned has come back so far. The new"
-        " plan's savings include neither figure.",
-        "log01: convert then, skip now.",
+        f"web01 and web02: convert in the older plan, done now; 200 MiB of {planned} planned has come back so far."
+        " The new plan's savings include neither figure.",
+        "log01: convert in the older plan, skip now.",
     ]
     assert list(sentences(compared(old, new)))[1].endswith(f"do not include those planned for them ({planned}).")
 
@@ -77,8 +77,8 @@ def test_nothing_has_come_back_as_long_as_originals_are_kept(exactness):
     back = {"web01": Conversion(Fate.KEPT, MIB, MIB, False, 0)}
     planned = "an unknown amount" if exactness is Exactness.UNKNOWN else "at least 3 MiB"
     assert list(sentences(compared(small_plan(guest), new), back))[1] == (
-        f"web01: convert then, done now; 0 B of {planned} planned has come back so far. The new plan's savings"
-        " include neither figure."
+        f"web01: convert in the older plan, done now; 0 B of {planned} planned has come back so far."
+        " The new plan's savings include neither figure."
     )
 
 
@@ -87,8 +87,8 @@ def test_conversions_that_took_space():
     new = small_plan(guest_plan("web01", verdict=Verdict.SKIP, reason="done by /srv/old.plan.json"))
     back = {"web01": Conversion(Fate.DELETED, MIB, MIB, False, -2 * MIB)}
     assert list(sentences(compared(small_plan(costly), new), back))[1] == (
-        "web01: convert then, done now; free space has changed by -2 MiB so far (-2 MiB planned). The new plan's"
-        " savings include neither figure."
+        "web01: convert in the older plan, done now; free space has changed by -2 MiB so far (-2 MiB planned)."
+        " The new plan's savings include neither figure."
     )
 
 

@@ -76,7 +76,7 @@ def test_space_that_is_lost_does_not_come_back():
     kept, gone = costs(Fate.KEPT), costs(Fate.DELETED, -6 * MIB)
     texts = [" ".join(plan_text(each).split()) for each in (kept, gone)]
     assert texts[0].endswith(
-        "Originals: 2 kept. There will be 12 MiB less free space than before the apply, even once you delete the"
+        "Originals: 2 kept. There will be 12 MiB less free space than before `apply`, even once you delete the"
         " originals that are kept."
     )
     assert texts[1].endswith(
