@@ -56,7 +56,7 @@ _MOST_NAMED = 3
 
 
 def few(names: Collection[str]) -> str:
-    """Return up to three names, or the first two and the number of the others."""
+    """Return all names if there are at most three; otherwise the first two, and the number of the others."""
     listed = list(names)
     if len(listed) > _MOST_NAMED:
         return f"{', '.join(listed[: _MOST_NAMED - 1])} and {len(listed) - _MOST_NAMED + 1} more"

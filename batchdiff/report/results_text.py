@@ -2,7 +2,7 @@
 
 ::
 
-    table      guests and totals
+    table      guests and totals: only for apply
     remarks    reasons, originals, notes, and guests that were skipped for the same reason
     summary    numbers of guests, and disk space
 """

@@ -3,7 +3,7 @@
 ::
 
     guest  step     since                next     if the table is too wide, the last column
-    web01  retired  2026-11-29 10:24:46  purge    is short, and the texts follow, each once:
+    web01  retired  2026-11-29 10:24:46  purge    is shortened, and its texts follow in full, each once:
 
     next    web01, web02 and 92 more: purge: delete the original in quarantine; or restore
 """

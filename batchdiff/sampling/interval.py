@@ -1,4 +1,4 @@
-"""Confidence intervals of 95% for shares and sums that are estimated from a sample of probes; pure.
+"""95% confidence intervals for shares and sums that are estimated from a sample of probes; pure.
 
 ::
 
@@ -7,7 +7,7 @@
 
 Differences come in clumps, so a thousand units of one probe can be worth no more than one. The variance is
 therefore taken between probes. It yields the effective size, which is the size of an equally good sample of
-independent units. The interval is the exact one of a binomial share for that size: a formula with the standard
+independent units. The interval is the exact binomial interval for that size: a formula with the standard
 deviation would report certainty if no difference was seen.
 
 Sources: C. Clopper and E. Pearson, "The use of confidence or fiducial limits" (Biometrika 26, 1934); E. Korn and
@@ -27,13 +27,13 @@ from typing import NamedTuple
 from batchdiff.frozen import frozen
 
 _TAIL = 0.025
-"""The nominal probability that the true value is below the interval, and that it is above."""
+"""The nominal probability that the true value is below the interval; also that it is above the interval."""
 
 _FEW = 10
 """If fewer probes have a hit, or a miss, the variance between probes is too uncertain."""
 
 _MOST_GAIN = 4
-"""The most independent units that a probe stands for, however alike neighbours are."""
+"""The maximum number of independent units that a probe stands for, however alike neighbours are."""
 
 
 @frozen
@@ -84,7 +84,7 @@ def share_of(probes: Sequence[Probe], *, population: int | None = None) -> Inter
 
     ``probes``: drawn at random, or one from each stratum, and sorted by offset. If strata have different sizes,
     hits and units must be weighted by these sizes.
-    ``population``: the number of all probes, drawn or not; None if the sample is a negligible part of it.
+    ``population``: the number of all probes, drawn or not; None if the sample is a negligible part of them.
     Without any probe that has units, the interval is 0 to 1, or exactly 0 if the population is empty.
     """
     drawn = [probe for probe in probes if probe.of > 0]
@@ -103,7 +103,7 @@ def share_of(probes: Sequence[Probe], *, population: int | None = None) -> Inter
 
 
 def sum_of(parts: Iterable[Interval]) -> Interval:
-    """Return the sum of values that were sampled independently of each other."""
+    """Return the interval of the sum of values that were sampled independently of each other."""
     known = list(parts)
     total = sum(each.estimate for each in known)
     below = math.sqrt(sum((each.estimate - each.low) ** 2 for each in known))
@@ -118,7 +118,7 @@ def _effective_size(drawn: Sequence[Probe], share: float, population: int | None
     whole = sum(1 for each in drawn if each.hits >= each.of)
     if min(hit, count - whole) < _FEW:
         # A probe counts as at most one independent unit. The correction for the sampled part of the population
-        # uses only half of it: without any hits, this gives about the bound of a sample without replacement.
+        # uses half of that part: without any hits, this gives about the bound of a sample without replacement.
         return min(_by_variance(drawn, share), count) / (1 - sampled / 2)
     return min(_by_variance(drawn, share), _MOST_GAIN * count) / (1 - sampled)
 

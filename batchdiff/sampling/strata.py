@@ -21,7 +21,7 @@ _Numbers = npt.NDArray[np.int64]
 
 @frozen(eq=False)
 class Strata:
-    """Strata of consecutive items, numbered from 0.
+    """Strata of consecutive items; items are numbered from 0.
 
     ``edges``: the first item of each stratum, and the number of all items; ``drawn``: one item of each stratum.
     """
@@ -53,7 +53,7 @@ def first_strata(population: int, wanted: int, random: np.random.Generator) -> S
 
 
 def doubled(strata: Strata, random: np.random.Generator) -> Strata:
-    """Return the sample with each stratum of several items split in two, and an item of each half."""
+    """Return the sample with strata of several items split in two, plus an item from each half that had none."""
     first, end, drawn = strata.edges[:-1], strata.edges[1:], strata.drawn
     middle = (first + end + 1) // 2
     splits = end - first > 1

@@ -1,6 +1,6 @@
 """The lowest priority for this process: disk in the idle class, CPU at nice 19.
 
-Forked workers inherit both. Source: Linux ``Documentation/block/ioprio.rst``; glibc does not wrap ``ioprio_set``.
+Forked workers inherit both. glibc does not wrap ``ioprio_set``. Source: Linux ``Documentation/block/ioprio.rst``.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
     file     | block of 64 MiB: before its first read, record which pages are absent | next block ...
     reads    |#####|#####|.....          if sequential, each requests up to 8 MiB ahead, within the block
-    dropped  |     |### |                absent pages that have been read; settle(): the block's other absent pages
+    dropped  |     |### |                after a read, its pages that were absent; settle(): all that were absent
 
 The kernel's own read-ahead is turned off: it would continue past the end of a block, and the worker of the next
 block would take these pages for another program's. Without any read-ahead, a cold scan took 2.1 times as long as
@@ -23,17 +23,17 @@ from batchdiff.throttle.page_residency import PAGE, absent_runs, is_reliable
 from batchdiff.units import KIB, MIB, align_up
 
 BLOCK = 64 * MIB
-"""The size of a scan's range: no two workers read from one block of a raw image."""
+"""The size of a scan's range: no two workers read from the same block of a raw image."""
 
 _AHEAD = 8 * MIB
-"""The maximum read-ahead of one file. Measured on a disk of 300 MB/s: a cold scan took 1.3 times as long as with
-the kernel's read-ahead; with 2 MiB, 1.8 times."""
+"""The maximum read-ahead of one file. On a 300 MB/s disk, a cold scan took 1.3 times as long as with the kernel's
+read-ahead; with 2 MiB, 1.8 times."""
 
 _AHEAD_IN_ALL = 256 * MIB
-"""The maximum read-ahead of all files of a process."""
+"""The maximum read-ahead of all files of a process together."""
 
 _STEP = 128 * KIB
-"""The kernel's default read-ahead, which may be all that it reads for one POSIX_FADV_WILLNEED."""
+"""The kernel's default read-ahead, which may be all that the kernel reads for one POSIX_FADV_WILLNEED."""
 
 ByteRuns = list[tuple[int, int]]
 
@@ -45,10 +45,10 @@ class _File(NamedTuple):
 
 @dataclass(slots=True)
 class _Known:
-    """The state of an open file until the next :meth:`DropBehind.settle`.
+    """The state of a file that is being read.
 
-    ``absent``: by block, the runs of bytes that were not cached before its first read; the whole block if that is
-    unknown. ``end``: the end of the last read through ``fd``, or 0. ``asked``: the end of the bytes requested
+    ``absent``: by block, the runs of bytes that were not cached before its first read; the whole block if they
+    are unknown. ``end``: the end of the last read through ``fd``, or 0. ``asked``: the end of the bytes requested
     ahead, or 0. ``unread``: bytes that were requested ahead, but may not have been read.
     """
 
@@ -73,7 +73,7 @@ class DropBehind:
         self._files: dict[_File, _Known] = {}
 
     def before(self, fd: int, offset: int, length: int) -> None:
-        """Record which pages are absent and, if the reads are sequential, request pages for the next ones."""
+        """Record which pages are absent and, if the reads are sequential, request the pages that follow."""
         if fd == READ_FOR_US:
             return
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # each time: the opener may have set other advice
@@ -93,7 +93,7 @@ class DropBehind:
         known.end = end
 
     def after(self, fd: int, offset: int, length: int) -> None:
-        """Drop the pages of the read that were absent before."""
+        """Drop those pages of the read that were absent before it."""
         if fd == READ_FOR_US:
             return
         known = self._known(fd)
@@ -104,7 +104,7 @@ class DropBehind:
                     _drop(fd, max(start, first), min(end, last))
 
     def settle(self) -> None:
-        """Drop all pages that were absent, read or not, and forget the files that are still open."""
+        """In the files that are still open, drop all pages that were absent, read or not; forget these files."""
         for file, known in list(self._files.items()):
             with suppress(OSError):  # the file was closed
                 if _file(known.fd) == file:

@@ -2,8 +2,8 @@
 
 ::
 
-    due   |--- read of worker 1 ---|-- worker 2 --|--- worker 1 ---|        each read books its share of time
-          ^ starts here            ^ sleeps until then                      after all that was booked before
+    time  |--- read of worker 1 ---|-- worker 2 --|--- worker 1 ---|        each read books the time for its bytes
+          ^ worker 1 starts        ^ worker 2 sleeps until here             after all that was booked before
 
 The next free instant is stored in memory that forked workers share. A record lock guards it, and is released if
 the process that holds it dies.
@@ -19,7 +19,7 @@ import time
 
 _SECOND = 1_000_000_000
 _CREDIT = _SECOND // 10
-"""The most unused time, in ns, that reads may make up for: a sleep that lasts too long need not lower the rate."""
+"""Later reads may use at most this much unused time, in ns, so that oversleeping does not lower the rate."""
 
 _DUE = struct.Struct("=q")
 

@@ -17,12 +17,12 @@ def throttle(
     tell: Callable[[str], None] = lambda _text: None,
     check: Callable[[], None] | None = None,
 ) -> Iterator[ReadObserver | None]:
-    """Yield an observer that keeps reads within the limits; None if there is nothing to observe.
+    """Yield an observer that keeps reads within the limits; None if none is needed.
 
     Workers that are forked inside the block share the rate. ``limits.idle`` lowers the priority for good; ``tell``
     gets the result in words. ``check`` is called before each read, and may raise an error to prevent it.
     """
-    # Each module is loaded only if its limit is set: few scans have any.
+    # Each module is loaded only if its limit is set: few scans have limits.
     with ExitStack() as held:
         if limits.idle:
             from batchdiff.throttle.io_priority import lower_priority  # noqa: PLC0415

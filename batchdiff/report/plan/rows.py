@@ -34,13 +34,13 @@ def columns(facts: PlanFacts) -> Sequence[Column]:
 
 
 def rows(facts: PlanFacts) -> list[GuestToConvert | GuestToShare]:
-    """Return the guests that the totals sum up, outliers first."""
+    """Return the guests whose figures the totals add up, outliers first."""
     chosen = (each for each in facts.guests if each.name not in facts.given_back)
     return outliers_first(each for each in chosen if isinstance(each, GuestToConvert | GuestToShare))
 
 
 def other_rows(facts: PlanFacts) -> list[GuestPlan]:
-    """Return those guests not in :func:`rows` that are refused or have a diff, outliers first."""
+    """Return those guests left out by :func:`rows` that are refused or have a diff, outliers first."""
     others = [each for each in facts.guests if each.verdict not in WORKED_ON or each.name in facts.given_back]
     return outliers_first(each for each in others if each.diff is not None or each.verdict is Verdict.REFUSE)
 

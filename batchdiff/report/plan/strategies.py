@@ -71,7 +71,7 @@ def _saves_enough(saved: int, allocated: int, minimum: float) -> bool:
 
 
 def strategy_rows(facts: PlanFacts) -> Sequence[tuple[str, ...]]:
-    """Return the rows of the table, totals last."""
+    """Return the rows of the table; if there are several guests, totals last."""
     both = both_strategies(facts)
     rows = [
         (
@@ -97,7 +97,7 @@ def _sum(figures: Sequence[Savings] | Sequence[Sharing], error: int = 0) -> str:
 
 
 def _saved(size: int, exactness: Exactness, error: int = 0) -> str:
-    """Return savings in words, even "at least -4 KiB": such a figure makes the total a lower bound, too."""
+    """Return savings as text, even "at least -4 KiB": such a lower bound makes the total a lower bound, too."""
     least = "at least " if size < 0 and exactness is Exactness.AT_LEAST else ""
     return least + bounded_size(size, exactness, error)
 

@@ -5,7 +5,7 @@
     heading        the number of guests, the template, and the origin of the plan
     stale          images that have changed since planning
     since          the changes since an older plan
-    attention      refused guests, warnings, reasons, notes: above the table, which may be long
+    attention      refused guests, warnings, reasons, notes; first, because the table may be long
     table          guests that apply works on, with totals; then others
     figures        how the savings are calculated, and which figures are not exact
     strategies     what each strategy would save

@@ -29,7 +29,7 @@ STALE = "WARNING: this plan is stale. `batchdiff apply` refuses changed images; 
 
 
 def heading(facts: PlanFacts) -> tuple[str, str]:
-    """Return a line on the guests and the template, and one on the origin of the plan."""
+    """Return a line about the guests and the template, and one about the origin of the plan."""
     plan, source = facts.plan, facts.plan.template.source
     what = f"{source.format}, {format_size(plan.template.virtual_size)}"
     return (
@@ -39,7 +39,7 @@ def heading(facts: PlanFacts) -> tuple[str, str]:
 
 
 def reasons(facts: PlanFacts) -> Iterator[tuple[str, str]]:
-    """Yield verdicts, each with guests and their reason."""
+    """Yield verdicts, each with a text that names guests and the reason."""
     for verdict, reason, names in guests_not_converted(outliers_first(facts.guests)):
         why = of_several(reason) if len(names) > 1 else reason
         yield verdict.value, f"{few(list(map(printable, names)))}: {printable(why) or 'no reason given'}"
@@ -75,7 +75,7 @@ def how_saved(facts: PlanFacts) -> Iterator[str]:
     if facts.has_overlays_in_view and facts.overlay_disk_bytes != facts.predicted.overlay_bytes:
         is_one = len(chosen) == 1
         takes, whose = ("overlay takes", "its file") if is_one else ("overlays take", "their files")
-        why = f"because {whose} {'has' if is_one else 'have'} holes"
+        why = f"not on the length of {whose}, which {'has' if is_one else 'have'} holes"
         if facts.overlay_disk_bytes > facts.predicted.overlay_bytes:
             why = f"not on the length of {whose}"
         bounded = any(savings.exactness is not Exactness.EXACT for savings in chosen)

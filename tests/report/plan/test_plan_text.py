@@ -212,9 +212,14 @@ def test_what_is_saved_is_counted_by_what_the_overlay_takes_on_disk():
     thin = guest_plan(savings=savings(10 * GIB, GIB, overlay_disk_bytes=256 * MIB, saved_bytes=9984 * MIB))
     packed = guest_plan("db01", overlay_path="/x", savings=savings(GIB, 100 * MIB, MIB))
     note = '"saved" is based on the disk space that the overlays take, '
-    said = '"saved" is based on the disk space that the overlay takes, 256 MiB, because its file has holes.'
+    said = (
+        '"saved" is based on the disk space that the overlay takes, 256 MiB, not on the length of its file,'
+        " which has holes."
+    )
     assert said in flat(plan_text(small_plan(thin)))
-    assert f"{note}about 356 MiB in all, because" in flat(plan_text(small_plan(thin, packed)))
+    assert f"{note}about 356 MiB in all, not on the length of their files, which have holes." in flat(
+        plan_text(small_plan(thin, packed))
+    )
     assert note not in plan_text(small_plan(WEB, packed))
     small = guest_plan(savings=savings(10 * GIB, 3 * 512, overlay_disk_bytes=4096))
     said = "the disk space that the overlay takes, 4 KiB, not on the length of its file."
