@@ -111,7 +111,7 @@ def parse_mount(line: str) -> Mount:
 
 def filesystem_of(fd: int) -> str:
     """Return the filesystem type of an open file, such as ext4, fuse.sshfs or "type 0x187"; empty if unknown."""
-    # Do not search by device number: those of btrfs subvolumes are not listed.
+    # Do not search by device number: the numbers of btrfs subvolumes are not listed.
     # In a chroot, the list may lack the mount.
     mount = mount_under(fd)
     return _statfs_type(fd) if mount is None else mount.filesystem

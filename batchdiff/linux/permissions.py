@@ -96,7 +96,7 @@ def lacking_ownership(deed: Deed, path: str) -> str:
 
 
 def lacking_capability() -> str:
-    """Return which of ``_NAMES`` this process lacks if it runs as root, in words; empty for other users."""
+    """Return, in words, which of ``_NAMES`` this process lacks although it runs as root; empty for other users."""
     if os.geteuid() != 0:
         return ""
     return " and ".join(name for number, name in _NAMES.items() if not _has(number))

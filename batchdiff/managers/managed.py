@@ -1,4 +1,4 @@
-"""Images that a VM manager with a database of its own keeps: oVirt and OpenStack Nova; pure.
+"""Images of VM managers that have databases of their own: oVirt and OpenStack Nova; pure.
 
 Such a manager would not know of an overlay: it could start the VM with the former format, or remove the template.
 

@@ -60,7 +60,7 @@ def place_of(path: str) -> VolumePlace | None:
 
 
 def disk_of(name: str) -> tuple[int, int] | None:
-    """Return the numbers of VM and disk in a name like ``vm-101-disk-0.raw``; None for others."""
+    """Return the numbers of VM and disk in a name like ``vm-101-disk-0.raw``; None for other names."""
     found = _DISK.fullmatch(name)
     return (int(found[1]), int(found[2])) if found else None
 

@@ -9,7 +9,8 @@
 
     IMAGES/101/vm-101-disk-0.qcow2          the overlay of each of them
 
-IMAGES is the template's folder of images: Proxmox VE looks for linked clones of a base in the base's storage.
+IMAGES is the images folder of the template's storage: Proxmox VE looks for linked clones of a base in the base's
+storage.
 
 Source: pve-storage, ``clone_image`` and ``list_images`` in src/PVE/Storage/Plugin.pm, and BTRFSPlugin.pm.
 """
@@ -90,7 +91,7 @@ def overlay_in_storage(template: str, guest: str, chosen: ProxmoxDisk) -> str:
 
 
 def _own_place(base: VolumePlace, guest: str) -> tuple[int | None, str]:
-    """Return the VM whose folder in the template's storage contains a guest, and the name to parse."""
+    """Return the VM, if any, whose folder in the template's storage contains a guest, and the name to parse."""
     folder, name = posixpath.split(guest)
     if name == BTRFS_FILE and disk_of(posixpath.basename(folder)):
         folder, name = posixpath.split(folder)

@@ -128,7 +128,7 @@ def existing_data_file(path: str, guest: str, *, of_glob: bool = False) -> str:
 def existing_overlay(
     path: str, guest: str, *, of_glob: bool = False, is_left: bool = False, key: str = "overlay.path"
 ) -> str:
-    """Return the message about a file at the path of a guest's overlay. ``is_left``: a restore left it."""
+    """Return the message about what is at the path of a guest's overlay. ``is_left``: a restore left it."""
     if is_left:
         found = f"the overlay {show(path)} of {guest} already exists"
         only = "it is needed only to recover what the VM wrote"

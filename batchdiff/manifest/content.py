@@ -63,11 +63,11 @@ class ManifestReader:
     def manifest(self, *, allow_existing_overlays: bool, left: Collection[str] = ()) -> Manifest | None:
         """Return the manifest that the data describes, its ``path`` and ``sha256`` empty; None if it has problems.
 
-        ``left``: overlays that a restore left behind.
+        ``left``: the paths of unmodified overlays that restores left behind.
         """
         template = self._template()
         written = self._written_guests()
-        # Include missing guests, and continue in spite of problems, so that one run reports all of them.
+        # Check missing guests, too, and continue in spite of problems, so that one run reports all problems.
         self._naming.check_overlay_paths(written)
         converted = ConvertedGuests(template.source.path if template else None)
         excluded = find_excluded(self._data, written, self._folder, self._problems)
@@ -189,7 +189,7 @@ class ManifestReader:
             if laid_out.layout is not None and laid_out.in_place and not stays:
                 self._problems.add(
                     laid_out.image.path_where,
-                    f"{each.guest} already has the name that its overlay gets as a disk of Proxmox VE, but "
+                    f"{each.guest} already has the path that its overlay gets as a disk of Proxmox VE, but "
                     "`retire: keep` (the default) leaves the guest there; write `retire: quarantine` or "
                     "`retire: delete`",
                 )

@@ -88,8 +88,9 @@ class ConvertedGuests:
     def of(self, paths: Collection[str], overlays: Collection[str], former: Collection[str] = ()) -> Done | None:
         """Return the conversion of the guest with these paths; None if none is known.
 
-        ``overlays``: paths where an overlay counts, unless it is recorded only for other guests and its path is
-        not in ``paths``. ``former``: paths where an overlay counts only if it is recorded for this guest.
+        ``overlays``: an overlay at one of these paths is this guest's, unless it is recorded only for other guests
+        and its path is not in ``paths``. ``former``: an overlay at one of these paths is this guest's only if it
+        is recorded for this guest.
         """
         for overlay in overlays:
             for origin in self.origins_of(overlay):
@@ -117,7 +118,7 @@ class ConvertedGuests:
         return () if origin is None or not self._is_overlay_of_template(overlay) else origin.lineage
 
     def _recorded(self, overlay: str) -> dict[str, OverlayOrigin]:
-        """Return the records of all overlays in the sidecar to which this overlay belongs, by overlay path."""
+        """Return, by overlay path, all records in the sidecar that would list ``overlay``."""
         if self._template is None:
             return {}
         where = sidecar_path(self._template, overlay)
@@ -135,9 +136,10 @@ class ConvertedGuests:
         return self._are_overlays[overlay]
 
     def _originals(self, overlay: str, origin: OverlayOrigin) -> Iterator[str]:
-        """Yield the recorded path of the guest.
+        """Yield the path of the guest that an overlay's origin records.
 
-        If none is recorded, yield the former paths of quarantined originals whose overlay would be at this path.
+        If it records none, yield the former paths of quarantined originals whose default overlay path is
+        ``overlay``, or was in older versions.
         """
         if origin.original:
             yield origin.original
@@ -170,9 +172,10 @@ class OverlayFinder:
         self._template, self._folder, self._problems = template, folder, problems
 
     def guests(self, everyone: Sequence[AnyGuest]) -> list[AnyGuest]:
-        """Return the guests; with ``rethin``, qcow2 files that name the template get the overlay path ``same``.
+        """Return the guests, after changes to those with ``rethin``.
 
-        With ``rethin``, the overlay from :meth:`of_done`, if any, replaces a guest whose original is gone.
+        Of these, each qcow2 file that names the template as its backing file gets the overlay path ``same``. If
+        the original of such a guest is gone, the overlay from :meth:`of_done`, if any, becomes the guest.
         """
         found = [self._overlay_or(guest) for guest in everyone]
         replaced = {

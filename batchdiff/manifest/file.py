@@ -22,7 +22,7 @@ def read_manifest(path: str, *, allow_existing_overlays: bool = False, left: Col
     """Read a manifest from a file, and check it completely.
 
     ``path`` may be ``-`` for stdin. ``allow_existing_overlays`` allows existing data files, too. ``left``: the
-    paths of overlays that a restore left behind and that are no longer needed.
+    paths of unmodified overlays that restores left behind.
 
     :raises ManifestError: the manifest cannot be read, or has problems.
     """

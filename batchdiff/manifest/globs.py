@@ -28,9 +28,10 @@ def is_own_file(path: str) -> bool:
 
 
 def glob_matches(pattern: str, where: YamlPath, folder: str, problems: Problems) -> list[str]:
-    """Return all matches, sorted, including folders and dangling links; they are relative if the glob is.
+    """Return all matches, sorted, including folders and dangling links.
 
-    A glob with unfit characters or too many matches is reported, and matches nothing.
+    Matches of a relative glob are relative paths. A glob with unfit characters or too many matches is reported,
+    and matches nothing.
     """
     if unfit(pattern):
         problems.add(where, f"{show(pattern)} has {why_unfit(pattern)}; write ? in its place")
@@ -43,7 +44,7 @@ def glob_matches(pattern: str, where: YamlPath, folder: str, problems: Problems)
 
 
 def searched(pattern: str, folder: str) -> str:
-    """Return words to put after a glob: the folder in which it is searched for; empty if the glob is absolute."""
+    """Return words to put after a glob: the folder from which it is resolved; empty if the glob is absolute."""
     return "" if os.path.isabs(pattern) else f" in {show(folder)}"
 
 

@@ -54,7 +54,7 @@ class GuestFinder:
         self._problems = problems
 
     def guests(self, written: Sequence[WrittenGuest], excluded: Excluded) -> list[AnyGuest]:
-        """Return the usable guests in the order of their entries, those of one glob by path; report problems."""
+        """Return the usable guests, sorted by entry and, within a glob, by path; report problems."""
         # Listed guests first: globs leave them out.
         listed = [guest for guest in written if not guest.image.is_glob]
         names = {self._resolved(each.image.path) for each in listed if not unfit(each.image.path)}
@@ -193,9 +193,10 @@ class GuestFinder:
         existing = [guest for guest in listed if isinstance(guest, FoundGuest)]
         guests = {guest.named for guest in listed} | {guest.place.path for guest in existing}
         overlays = self._written_overlays(written)
-        # Default overlays are recognised only by path: if a hard link has such a path, it must not hide its guest.
+        # Default overlays are recognised only by path: a guest's hard link at such a path must not hide the guest.
         defaults = self._default_overlays(written, listed, images)
-        # Files in other roles are recognised by identity: a glob may find them by any name or link.
+        # Written overlays, backing files, secret files and the template are recognised by identity: a glob may
+        # find them by any name or link.
         backing = [os.path.join(self._folder, image.path) for guest in written for image in guest.image.backing]
         secrets = [self._resolved(path) for path in self._secret_files(written)]
         files = {identity for path in (*overlays, *backing, *secrets) if (identity := identity_of(path))}

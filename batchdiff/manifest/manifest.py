@@ -21,9 +21,10 @@ class GuestEntry:
     and ``options`` serve only to compare the two strategies. ``converted``: the origin of the overlay if an
     earlier plan converted the guest, whose image may then be gone. ``named``: the image's absolute name, which may
     be a symbolic link; empty if the image is gone. ``objection``: why the image cannot be a guest, although a glob
-    matches it. ``rethin``: if the image is an overlay of the template, replace it with a thinner one. ``glob``:
-    the glob as written; empty if the guest is listed by path. ``domain``: the libvirt domain that uses the image,
-    and how; empty if none is known. ``overlay_key``: the key of the manifest that determines the overlay's path.
+    matches it. ``rethin``: True if the image is an overlay of the template, to be replaced with a thinner one.
+    ``glob``: the glob as written; empty if the guest is listed by path. ``domain``: a clause about the libvirt
+    domain that uses the image; empty if none is known. ``overlay_key``: the key of the manifest that determines
+    the overlay's path.
     """
 
     name: str
@@ -65,9 +66,8 @@ class Manifest:
     """A valid manifest, with its globs expanded.
 
     ``sha256``: of the manifest's bytes, in hexadecimal. ``minimum_savings``: a share from 0 to 1 of a guest's
-    allocation, or minus infinity to convert even guests whose overlays take more space. ``left_out``: guests that
-    the operator did not choose, but whose chains may contain chosen ones. ``warnings``: each as
-    ``LINE: YAML.PATH: message``.
+    allocation, or minus infinity if there is no minimum. ``left_out``: guests that the operator did not choose,
+    but whose chains may contain chosen ones. ``warnings``: each as ``LINE: YAML.PATH: message``.
     """
 
     path: str

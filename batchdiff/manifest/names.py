@@ -36,7 +36,7 @@ def without_suffix(path: str) -> str:
 
 
 def former_overlays(named: str) -> tuple[str, ...]:
-    """Return the default overlay paths of a guest in older versions, which cut its name at the last dot.
+    """Return the default overlay paths that older versions, which cut names at the last dot, gave a guest.
 
     Empty if this version shortens the name in the same way.
     """
@@ -120,7 +120,7 @@ class Naming:
                 " path, each with its own data_file"
             )
         elif why_unfit(written) or os.path.basename(written) in {"", ".", ".."}:
-            why = f"{show(written)} is not the name of a file; write `data_file: true` for {default}"
+            why = f"{show(written)} is not a usable file name; write `data_file: true` for {default}"
         elif os.path.dirname(path) != os.path.dirname(overlay):
             why = (
                 f"{show(path)} is not beside the overlay {show(overlay)}; write `data_file: true` for {default},"
@@ -140,7 +140,7 @@ class Naming:
         """Return the name of each guest; report unusable names."""
         stems = [guest.written.name or _stem(guest) for guest in guests]
         count = Counter(stems)
-        # A guest without a name of its own is named after its file or, if others have that name, by its path.
+        # A guest without a name of its own is named after its file or, if another has that name, after its path.
         names = [
             self._relative(guest) if guest.written.name is None and count[stem] > 1 else stem
             for guest, stem in zip(guests, stems, strict=True)
@@ -231,7 +231,7 @@ def _where(guest: AnyGuest) -> YamlPath:
 
 
 def _one_file_unnamed(one: AnyGuest, other: AnyGuest) -> bool:
-    # Two guests of one file are reported elsewhere: as the same file, or for their common overlay.
+    # Two guests that are one file are reported elsewhere: as the same file, or for their common overlay.
     same = one.named == other.named if one.identity is None else one.identity == other.identity
     return same and not (one.written.name and other.written.name)
 

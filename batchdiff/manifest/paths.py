@@ -27,9 +27,9 @@ _MOST_NAMES = 2000
 class Place(NamedTuple):
     """The location of an existing image.
 
-    ``written``: the path before it is resolved; ``named``: the absolute path, its folder free of symbolic links;
-    ``path``: the absolute path to open, free of symbolic links, except that the last component of a block device's
-    path can be one.
+    ``written``: the path before it is resolved; ``named``: as :func:`resolve_folder` returns it; ``path``: the
+    absolute path to open, free of symbolic links, except that the last component of a block device's path can be
+    one.
     """
 
     where: YamlPath
@@ -40,7 +40,7 @@ class Place(NamedTuple):
 
 
 def resolve_folder(folder: str, written: str) -> str:
-    """Return a path made absolute: its folder is free of symbolic links, its last component unchanged."""
+    """Return a path made absolute: symbolic links above its last component are resolved."""
     directory, name = os.path.split(os.path.join(folder, written))
     return os.path.join(os.path.realpath(directory), name)
 
@@ -102,7 +102,7 @@ def locate_overlay(folder: str, written: str, where: YamlPath, problems: Problem
     if unfit(written):
         problems.add(where, _unfit(written))
     elif os.path.basename(written) in {"", ".", ".."}:
-        problems.add(where, f"{show(written)} is a folder; write the overlay's file name too")
+        problems.add(where, f"{show(written)} names a folder; write the overlay's file name too")
     elif written.endswith(own_files.RESERVED):
         problems.add(
             where, f"{show(written)} has a name that is reserved for batchdiff's own files; choose another"

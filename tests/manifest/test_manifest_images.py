@@ -267,8 +267,8 @@ def test_a_name_that_is_not_utf8_found_by_a_glob(folder):
     ("path", "words"),
     [
         ("thin/x.qcow2", "mkdir -p "),
-        ("clones/", "is a folder; write the overlay's file name too"),
-        ("..", "is a folder"),
+        ("clones/", "names a folder; write the overlay's file name too"),
+        ("..", "names a folder"),
         (
             "clones",
             "is a folder; name a file in that folder, such as `overlay: {path: {folder}/clones/overlay.qcow2}`",

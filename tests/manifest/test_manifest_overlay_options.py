@@ -64,7 +64,7 @@ IMPOSSIBLE = [
     ("data_file: true, preallocation: falloc", "preallocation", "`extended_l2: true`"),
     ("data_file: a.data", "data_file", "write `data_file: true` for"),
     ("data_file: clones/gone/a.data", "data_file", "name a file in the overlay's folder"),
-    ("data_file: clones/", "data_file", "is not the name of a file"),
+    ("data_file: clones/", "data_file", "is not a usable file name"),
     ("data_file: clones/x.batchdiff-original", "data_file", "reserved for batchdiff's own files"),
     ("data_file: clones/fleet.plan.json.journal", "data_file", "reserved for batchdiff's own files"),
     ("path: clones/x.batchdiff-deleting", "path", "reserved for batchdiff's own files"),
