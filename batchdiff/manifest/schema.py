@@ -71,7 +71,7 @@ def is_readable(data: dict[str, PlainData]) -> bool:
 def check_schema(data: PlainData, folder: str, problems: Problems) -> None:
     """Report violations of the schema.
 
-    The message for a missing format depends on the image's content; relative paths start at ``folder``.
+    The message for a missing format depends on the image's content; relative paths are resolved from ``folder``.
     """
     schema = schema_of("manifest")
     if first_problem(data, schema) is None:
@@ -96,7 +96,7 @@ def check_schema(data: PlainData, folder: str, problems: Problems) -> None:
 
 
 def describe(value: object) -> str:
-    """Return a value or its type in a few words, as in ``found the text "x"``."""
+    """Return a value or its type in a few words, such as ``the text "x"``."""
     match value:
         case None:
             return "nothing"

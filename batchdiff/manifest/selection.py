@@ -30,7 +30,7 @@ def read_selected(path: str, names: Collection[str], *, left: Collection[str] = 
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UsageError(
-            f"no guest of the manifest is called {' or '.join(map(repr, unknown))}",
+            f"the manifest has no guest called {' or '.join(map(repr, unknown))}",
             remedy=_the_guests(known),
         )
     chosen = tuple(guest for guest in manifest.guests if guest.name in names)

@@ -41,8 +41,8 @@ from batchdiff.plan.savings_document import diff_fields, diff_in, fields_in, sha
 from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS
 
 ENCRYPTED = "encrypted"
-"""Recorded as the ``compression`` of an encrypted overlay: a batchdiff that does not know ``encryption`` refuses
-this value, and so does not write the data unencrypted."""
+"""Recorded as the ``compression`` of an encrypted overlay: a version of batchdiff that does not know
+``encryption`` refuses this value, and so does not write the data unencrypted."""
 
 
 def to_dict(plan: Plan) -> dict[str, Any]:
@@ -161,7 +161,10 @@ def _guest(guest: GuestPlan) -> dict[str, Any]:
 
 
 def _newer_options(options: OverlayOptions) -> dict[str, Any]:
-    """Return the options that plans before format version 1.3 did not have, unless they have their defaults."""
+    """Return the options that format version 1.3 added, unless they have their defaults.
+
+    A QED overlay's table size is always included.
+    """
     found: dict[str, Any] = {}
     if options.format is not OverlayFormat.QCOW2:
         found |= {"format": options.format.value, "table_size": options.table_size}

@@ -46,7 +46,7 @@ def is_done(reason: str) -> bool:
 
 
 class EarlierPlans:
-    """A search for plans where the sidecar records them and in ``folders``.
+    """A search for plans: at the paths that a sidecar records, in the folders of these paths, and in ``folders``.
 
     ``renamed``: the paths that plans are about to get, by their present paths; all are absolute.
     """

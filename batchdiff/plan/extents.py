@@ -5,8 +5,8 @@
     Extents  --- runs_of ------->  data "[[0,1],[7,3]]", zero "[[4,2]]"
              <-- extents_of ----   checked: sorted, disjoint, merged
 
-Numbers are not kept between the check of a plan and their use: they would take more memory than their text, and
-parsing them again is fast.
+Numbers are not kept between the check of a plan and their use: they would take more memory than the text, and
+parsing it again is fast.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def runs_of(extents: Extents) -> tuple[Runs, Runs]:
 
 
 def _text(table: npt.NDArray[np.int64]) -> Runs:
-    # One format string for all runs: lists and strings of single runs take three times as long.
+    # One format string for all runs; a string for each run would take three times as long.
     runs = "[%d,%d]," * len(table) % tuple(table.ravel().tolist())
     return Runs(f"[{runs[:-1]}]")
 

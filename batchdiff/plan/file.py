@@ -65,7 +65,7 @@ def _pieces(plan: Plan) -> Iterator[str]:
 
 
 def write_plan(plan: Plan, path: str) -> None:
-    """Write a plan; ``path`` never has only a part of it, even after a crash.
+    """Write a plan; ``path`` never holds only a part of it, even after a crash.
 
     :raises PlanError: the plan cannot be written there or made durable.
     """
@@ -81,7 +81,7 @@ def write_plan(plan: Plan, path: str) -> None:
 
 
 def try_folder(folder: str) -> None:
-    """Create and remove a file in a folder: mode bits show neither a read-only mount nor an exhausted quota.
+    """Create and remove a file in a folder, because mode bits show neither a read-only mount nor a full quota.
 
     :raises OSError: the file cannot be created or removed.
     """
@@ -159,7 +159,7 @@ def _parsed(path: str) -> dict[str, Any]:
 
 
 def read_regular(path: str, largest: int) -> bytes:
-    """Return the content of a regular file; a FIFO or a device might never end.
+    """Return the content of a file; refuse a FIFO or a device, which might never end.
 
     :raises OSError: the file cannot be read.
     :raises ValueError: the path is unusable, or the file is not regular or has more than ``largest`` bytes.

@@ -38,7 +38,10 @@ class PlanHead(NamedTuple):
 
 
 def plan_head(path: str) -> PlanHead | None:
-    """Return the head of a plan file in the form that batchdiff writes, unchecked; None for any other file."""
+    """Return the head of a plan file, unchecked.
+
+    None if the file is unreadable or not in the form that batchdiff writes.
+    """
     head = beginning(path)
     created, checksum = _CREATED.search(head), _CHECKSUM.search(head)
     if not head.startswith(BEGINNING) or created is None or checksum is None:
@@ -47,9 +50,10 @@ def plan_head(path: str) -> PlanHead | None:
 
 
 def guests_named_in(path: str) -> list[str]:
-    """Return the names of the guests in a plan file in the form that batchdiff writes, unchecked.
+    """Return the names of the guests in a plan file, unchecked.
 
-    Empty for any other or unreadable file. Names that take more than about 4,096 bytes in the file are left out.
+    Empty if the file is unreadable or not in the form that batchdiff writes. Names that take more than
+    about 4,096 bytes in the file are left out.
     """
     if not beginning(path).startswith(BEGINNING):
         return []

@@ -27,11 +27,11 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 class AmbiguityError(ValueError):
-    """Text that not all readers of JSON understand alike."""
+    """Text that JSON readers interpret differently."""
 
 
 def why_not_json(error: ValueError | RecursionError) -> str:
-    """Return why bytes are not JSON; Python's own messages differ between versions."""
+    """Return why bytes cannot be read as JSON; Python's own messages differ between versions."""
     match error:
         case AmbiguityError():
             return str(error)
@@ -74,7 +74,7 @@ def encode_json(value: object, encoder: json.JSONEncoder) -> str:
 
 
 def canonical(document: dict[str, Any]) -> Iterator[str]:
-    """Yield the canonical JSON of a document in pieces: keys sorted, no white space, ASCII only.
+    """Yield, in pieces, the canonical JSON of a document: keys sorted, no white space, ASCII only.
 
     :raises ValueError: a number cannot be encoded.
     :raises RecursionError: the document is nested too deeply.

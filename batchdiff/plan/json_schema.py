@@ -1,8 +1,8 @@
-"""The JSON Schemas, and a validator for manifests and plans that stops at the first problem.
+"""The JSON Schemas, and a validator that stops at the first problem with a manifest or a plan.
 
 The validator knows only the keywords that the schemas of manifests and plans use. The package jsonschema would
-accept 1.0 as an integer, take five times as long for the plan of a fleet, and take longer to import than the rest
-of startup.
+accept 1.0 as an integer and take five times as long for the plan of a fleet, and its import would take longer
+than the rest of startup.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def schema_of(kind: str) -> Schema:
 
 
 def first_problem(document: object, schema: Schema) -> str | None:
-    """Return the first problem of a document; None if the document is valid."""
+    """Return the first problem with a document; None if the document is valid."""
     return next(_Check(schema["$defs"]).problems(document, schema, ""), None)
 
 
@@ -45,7 +45,7 @@ class _Check:
         self._definitions = definitions
 
     def problems(self, value: object, schema: Schema | bool, where: str) -> Iterator[str]:
-        """Yield the problems of a value; ``where`` is empty for the whole document."""
+        """Yield the problems with a value; ``where`` is empty for the whole document."""
         if isinstance(value, Runs):
             return  # the parser makes Runs only from what the schema allows
         if isinstance(schema, bool):
@@ -141,7 +141,7 @@ def _outside(value: int, least: int | None, most: int | None) -> str:
 
 
 def _is(value: object, names: str | list[str]) -> bool:
-    """Return True if a value has one of these types, not merely a subclass: a bool must not pass as an int."""
+    """Return True if a value has one of these types; a subclass does not count, so that a bool is not an int."""
     return any(type(value) in _TYPES[name] for name in ([names] if isinstance(names, str) else names))
 
 

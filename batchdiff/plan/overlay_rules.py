@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from batchdiff.plan.plan import GuestPlan
 
 _ESSIV_HASHES = {"aes": ("sha256", "md5"), "serpent": ("sha256", "md5"), "twofish": ("sha256", "md5")}
-"""By cipher family, the hashes that are as long as one of its keys; for cast5, only md5 is."""
+"""By cipher family, the hashes that are as long as a key of that family; for cast5, only md5 is."""
 
 _OF_LAYOUT = ("vmid", "disk")
 
@@ -192,8 +192,8 @@ def _of_encryption(chosen: Encryption, written: Mapping[str, Any]) -> Iterator[t
         if chosen.ivgen_hash_alg not in hashes:
             yield (
                 "ivgen_hash_alg",
-                f"with essiv and {chosen.cipher_alg}, the hash must be as long as a key; choose"
-                f" {' or '.join(hashes)}",
+                f"with essiv and {chosen.cipher_alg}, the hash must be as long as a key of {family};"
+                f" choose {' or '.join(hashes)}",
             )
     elif "ivgen_hash_alg" in given:
         yield "ivgen_hash_alg", "only `ivgen_alg: essiv` uses it; leave it out"

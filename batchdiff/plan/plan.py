@@ -18,7 +18,7 @@ FORMAT_VERSION = (1, 6)
 """Major and minor; docs/plan-format.md lists the fields that each version added."""
 
 DEFAULT_UNIT = 4096
-"""Bytes; plans before 1.2 counted the space of overlays in units of this size."""
+"""Bytes; plans before format version 1.2 counted the space of overlays in units of this size."""
 
 
 @frozen
@@ -45,7 +45,7 @@ class PlannedImage:
         return all(fingerprint.vouches_for_content for fingerprint in self.fingerprints)
 
     def changes(self, now: tuple[Fingerprint, ...]) -> str:
-        """Describe how the chain's present fingerprints differ; empty if they do not."""
+        """Describe how the chain's present fingerprints differ from the planned ones; empty if they do not."""
         if len(now) != len(self.fingerprints):
             return f"{self.source.path}: the number of its files is now {len(now)}, not {len(self.fingerprints)}"
         found = [
@@ -117,7 +117,7 @@ class Diff:
 
     @property
     def unit(self) -> int:
-        """The bytes of a cluster or, with extended L2, of a subcluster."""
+        """The size, in bytes, of a cluster or, with extended L2, of a subcluster."""
         return self.geometry.granule
 
 
@@ -135,7 +135,7 @@ NO_LOSSES = OriginalLosses()
 
 @frozen(kw_only=True)
 class Sharing:
-    """The space that a guest gives back by sharing blocks in place with the template, in bytes.
+    """The space, in bytes, that a guest gives back by sharing blocks in place with the template.
 
     ``left_out_bytes``: equal bytes that cannot be shared. ``exactness`` and ``note`` are those of ``saved_bytes``.
     ``runs``: the parts for apply to share, in units of ``unit`` bytes; empty unless the verdict is share.
@@ -192,7 +192,7 @@ class GuestToConvert(_Guest):
 class GuestToShare(_Guest):
     """A guest that will share blocks with the template.
 
-    ``diff`` is that of an overlay, for comparison only.
+    ``diff``: that of a possible overlay, for comparison only.
     """
 
     image: PlannedImage

@@ -56,9 +56,9 @@ def plan_again(path: str) -> str:
     if not os.path.lexists(f"{path}.journal"):
         return "Run `batchdiff plan MANIFEST` again."
     return (
-        f"{path}.journal exists, so guests may have been converted: restore the plan from a backup. Without one,"
-        " `qemu-img convert` turns each overlay into a standalone disk, and `batchdiff plan` plans the other"
-        " guests."
+        f"{path}.journal exists, so guests may have been converted: restore the plan from a backup. If there is"
+        " none, turn each overlay into a standalone disk with `qemu-img convert`, and plan the other guests with"
+        " `batchdiff plan`."
     )
 
 

@@ -48,7 +48,7 @@ def diff_in(record: dict[str, Any], options: OverlayOptions) -> Diff | None:
 
 
 def sharing_fields(sharing: Sharing | None) -> dict[str, Any]:
-    """Return the fields of a guest's record that hold its sharing; none if it has none."""
+    """Return the fields of a guest's record that hold its sharing; empty if there is none."""
     if sharing is None:
         return {}
     found = asdict(sharing) | {"runs": sharing.runs}
@@ -102,7 +102,7 @@ def _savings(record: dict[str, Any]) -> Savings:
 
 
 def fields_in(record: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """Return those fields that a record has; plans of older versions lack some.
+    """Return those of the named fields that a record has; plans of older versions lack some.
 
     :raises ValueError: the record has an unknown ``exactness``.
     """

@@ -9,7 +9,8 @@ The sidecar reveals the change, and lets the next plan recognise converted guest
      "overlays": {"/images/web01.qcow2": {"guest": "web01", "plan": "sha256:...", "plan_path": "/images/...",
                                           "original": "/images/web01.img", "fingerprint": {...}}}}
 
-1.0 had only ``guest`` and ``plan`` for an overlay, and no ``earlier``. 1.2 added ``before`` for an overlay.
+Version 1.0 had only ``guest`` and ``plan`` for an overlay, and no ``earlier``. Version 1.2 added ``before`` for an
+overlay.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class OverlayOrigin:
 class Sidecar:
     """The record of a template. ``overlays`` has absolute paths as keys.
 
-    ``earlier``: other fingerprints that it had with the same digest.
+    ``earlier``: other fingerprints that the template had with the same digest.
     """
 
     digest: str
@@ -80,8 +81,8 @@ class Sidecar:
 def sidecar_path(template_path: str, overlay_path: str) -> str:
     """Return the path of a template's sidecar: beside a template file; for a block device, beside the overlay.
 
-    A sidecar in /dev would be lost at the next reboot. The sidecar's name has the device's whole path, as in
-    ``dev-vg-lv``, so that two volumes with the same name do not share a sidecar.
+    A sidecar in /dev would be lost at the next reboot. The name of a device's sidecar contains the
+    device's whole path, as in ``dev-vg-lv``, so that two volumes with the same name do not share a sidecar.
     """
     if not _is_device(template_path):
         return template_path + own_files.SIDECAR
@@ -93,13 +94,13 @@ def _is_device(path: str) -> bool:
     try:
         return stat.S_ISBLK(os.stat(path).st_mode)
     except OSError:
-        # An inactive volume can be recognised only by its name. A link must lead to a device, because links to
-        # files are resolved before a path is recorded.
+        # An inactive volume can be recognised only by its name. A link that leads nowhere is taken for one to a
+        # device, because links to files are resolved before a path is recorded.
         return is_among_devices(path) or os.path.islink(path)
 
 
 def read_sidecar(path: str) -> Sidecar | None:
-    """Return the sidecar in a file; None if it cannot be read as one."""
+    """Return the sidecar in a file; None if the file cannot be read as one."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         document = json.loads(read_regular(path, LARGEST))
         if str(document["format_version"]).split(".", 1)[0] == SIDECAR_VERSION.split(".", 1)[0]:
@@ -135,7 +136,7 @@ def to_document(sidecar: Sidecar, template: dict[str, Any]) -> dict[str, Any]:
 
 
 def encode_sidecar(document: dict[str, Any]) -> Iterator[str]:
-    """Yield a sidecar's text, one overlay per line, which takes a tenth of the time of indented JSON."""
+    """Yield a sidecar's text, with one overlay per line; indented JSON would take ten times as long."""
     encode = json.JSONEncoder().encode
     rest = ",\n ".join(f"{encode(key)}: {encode(value)}" for key, value in document.items() if key != "overlays")
     yield f'{{{rest},\n "overlays": {{'
@@ -187,7 +188,7 @@ def _fingerprint(value: dict[str, Any]) -> Fingerprint:
 
 
 def is_known_state(before: Chain, now: Chain, sidecar: Sidecar | None) -> bool:
-    """Return True if both chains are equal, or recorded as states of the same content.
+    """Return True if the two chains are equal, or are recorded as states of the same content.
 
     batchdiff changes a template's mode; that must not make a second plan for the template stale.
     """
@@ -197,7 +198,10 @@ def is_known_state(before: Chain, now: Chain, sidecar: Sidecar | None) -> bool:
 
 
 def is_known_template(template: PlannedImage, now: Chain) -> bool:
-    """Return True if a template is known to have its recorded content; ``now``: its present fingerprints."""
+    """Return True if a template's present fingerprints are the planned ones, or recorded for the same content.
+
+    ``now``: the present fingerprints.
+    """
     path = template.source.path
     return is_known_state(template.fingerprints, now, read_sidecar(sidecar_path(path, path)))
 

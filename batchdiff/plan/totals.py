@@ -12,13 +12,13 @@ from batchdiff.image.storage.overlayfs import NOTHING, CopyUp
 from batchdiff.plan.plan import GuestPlan, GuestToConvert, GuestToShare, Savings, Sharing, Totals
 
 PLANNED_AT_ONCE = 2
-"""The number of guests that are converted at once, as assumed for a plan's peak, whatever the machine."""
+"""The number of guests assumed to be converted at once when a plan's peak is computed, whatever the machine."""
 
 
 def totals_of(guests: Iterable[GuestPlan], retire: Retire, *, protecting: CopyUp = NOTHING) -> Totals:
     """Return a plan's totals.
 
-    ``protecting``: the space that protecting the template takes, which counts only if a guest is converted.
+    ``protecting``: the space that protecting the template takes; it counts only if a guest is converted.
     """
     guests = list(guests)
     verdicts = [guest.verdict for guest in guests]

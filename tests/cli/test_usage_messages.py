@@ -51,7 +51,7 @@ def folder(tmp_path, monkeypatch) -> Iterator[Path]:
 
 
 COMMANDS = {
-    "plan fleet.yaml --guest nope": ("no guest of the manifest is called 'nope'. Its guests are: a, b."),
+    "plan fleet.yaml --guest nope": ("the manifest has no guest called 'nope'. Its guests are: a, b."),
     "plan -": (
         "the plan has no default name: the manifest comes from stdin or a pipe. Add `-o PLAN`, such as `-o"
         " fleet.plan.json`."

@@ -51,7 +51,7 @@ def test_advice_for_a_match_of_a_glob(folder):
 
 
 def test_a_guest_that_the_manifest_lacks(path):
-    with pytest.raises(UsageError, match="no guest of the manifest is called 'c' or 'd'") as caught:
+    with pytest.raises(UsageError, match="the manifest has no guest called 'c' or 'd'") as caught:
         read_selected(path, ["c", "a", "d"])
     assert caught.value.remedy == "Its guests are: a, b."
 

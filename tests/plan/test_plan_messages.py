@@ -13,8 +13,9 @@ from batchdiff.plan.file import checksum_of, encode, read_plan, write_plan
 
 AGAIN = "Run `batchdiff plan MANIFEST` again."
 APPLIED = (
-    "{0}.journal exists, so guests may have been converted: restore the plan from a backup. Without one, `qemu-img"
-    " convert` turns each overlay into a standalone disk, and `batchdiff plan` plans the other guests."
+    "{0}.journal exists, so guests may have been converted: restore the plan from a backup. If there is none, turn"
+    " each overlay into a standalone disk with `qemu-img convert`, and plan the other guests with `batchdiff"
+    " plan`."
 )
 
 

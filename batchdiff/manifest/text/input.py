@@ -37,7 +37,7 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 class ManifestFile(NamedTuple):
-    """A manifest as it was read; ``shown`` is its name for messages.
+    """A manifest as it was read; ``shown`` is its name in messages.
 
     ``path`` is absolute; for a manifest that :func:`is_piped`, it is ``<stdin>`` or ``<pipe>`` in the current
     folder.
@@ -72,7 +72,7 @@ def _has_current_folder() -> bool:
 
 
 def manifest_file(path: str) -> ManifestFile:
-    """Read the bytes of a manifest, or of stdin for ``-``.
+    """Read the bytes of a manifest; ``-`` stands for stdin.
 
     :raises ManifestError: the manifest cannot be read, is too large or is clearly something else.
     """

@@ -1,4 +1,4 @@
-"""The problems of a manifest, collected so that all are reported together."""
+"""The problems with a manifest, collected so that all are reported together."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class Problems:
         return 1
 
     def add(self, where: YamlPath, message: str, *, line: int | None = None, alike: str = "") -> None:
-        """Add a problem; a repeated one counts once.
+        """Add a problem; a repeated one counts only once.
 
-        ``line``: None for the line of the value. ``alike``: the message without the file that it names; unless it
-        is empty, of all problems with the same place and ``alike``, only the first counts.
+        ``line``: None for the line of the value. ``alike``: the message without the file that it names; only the
+        first of all problems with the same place and the same ``alike`` counts, unless ``alike`` is empty.
         """
         if alike and (where, alike) in self._alike:
             return

@@ -20,7 +20,7 @@ class WrittenImage(NamedTuple):
     """An image as written in the manifest; ``backing`` is its declared chain, the next image first.
 
     ``is_glob``: the path is a pattern, or a match of ``pattern``. ``allow_folders``: the folders, besides the
-    image's own, in which its extents or data file are allowed to be, each after its place in the manifest.
+    image's own, in which its extents or data file are allowed to be, each paired with its place in the manifest.
     """
 
     where: YamlPath

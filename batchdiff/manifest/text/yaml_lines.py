@@ -41,7 +41,7 @@ def parse_yaml(text: str, name: str, problems: Problems) -> PlainData:
     """Return the single document in a YAML text as plain data; None if it is missing, null or unusable.
 
     Keys and values that cannot be used are reported; such a key is left out, such a value is None. ``problems``
-    also gets the lines of values.
+    gets these reports, and the lines of values.
 
     :raises ManifestError: the text is not a single YAML document, or exceeds a limit.
     """
@@ -62,7 +62,7 @@ def parse_yaml(text: str, name: str, problems: Problems) -> PlainData:
 
 
 def _check_bounds(text: str, name: str) -> None:
-    """Refuse too many or too deeply nested values: composing keeps all nodes and recurses without limit."""
+    """Refuse too many or too deeply nested values: composing would keep all nodes and recurse without limit."""
     depth = count = 0
     for event in yaml.parse(text, Loader=_LOADER):
         if isinstance(event, yaml.CollectionStartEvent):
