@@ -110,7 +110,7 @@ def data_file_of(found: list[tuple[int, bytes]], *, has_one: bool) -> str | None
 
     ``has_one``: whether the feature bit for a data file is set.
 
-    :raises FormatError: the feature bit and the extensions do not match.
+    :raises FormatError: a name is missing, or there is one too many.
     """
     names = [c_string(data).decode("utf-8", "surrogateescape") for kind, data in found if kind == DATA_FILE]
     if not has_one:
@@ -127,7 +127,7 @@ def packed_data_file(name: str) -> bytes:
 
 
 def backing_format(found: list[tuple[int, bytes]]) -> str | None:
-    """Return the backing file's format from the last extension for it; None if it is missing or empty.
+    """Return the backing file's format; None if it is missing or empty. Of several extensions, the last counts.
 
     :raises FormatError: a name is too long.
     """
@@ -144,7 +144,7 @@ def backing_format(found: list[tuple[int, bytes]]) -> str | None:
 def bitmaps_of(found: list[tuple[int, bytes]], autoclear: int) -> tuple[int, int, int]:
     """Return the number of persistent bitmaps, and the offset and length of their directory.
 
-    All are 0 without an extension for bitmaps, or if its autoclear bit is not set: it is then out of date.
+    All are 0 if there is no extension for bitmaps, or if the autoclear bit shows that it is out of date.
 
     :raises FormatError: the extension is invalid.
     """
@@ -166,6 +166,6 @@ def _directory(data: bytes) -> tuple[int, int, int]:
     require_opened(0 < count <= _MAX_BITMAPS, f"it claims {count} bitmaps; QEMU allows 1 to {_MAX_BITMAPS}")
     require_opened(
         count * _SHORTEST_BITMAP <= length <= _MAX_DIRECTORY,
-        f"its bitmap directory of {length} B is too short or too long for the number of its bitmaps ({count})",
+        f"its bitmap directory of {length} B is too long, or too short for the number of its bitmaps ({count})",
     )
     return count, offset, length

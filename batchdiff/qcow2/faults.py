@@ -43,7 +43,7 @@ ONE_FILE = "Make a single-file qcow2 copy with `qemu-img convert`, and use that 
 
 
 class FormatError(ValueError):
-    """A file that cannot be used, or a new one that cannot be made, in its format.
+    """A file that cannot be used, or a new one that cannot be made.
 
     ``remedy``: advice in whole sentences.
     """

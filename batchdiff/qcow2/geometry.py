@@ -1,4 +1,4 @@
-"""The sizes that determine the tables of a qcow2 image, and limits on them."""
+"""The sizes that determine the tables of a qcow2 image, and limits on both."""
 
 from __future__ import annotations
 

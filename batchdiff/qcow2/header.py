@@ -81,7 +81,7 @@ class Header:
     def tables(self) -> list[tuple[int, int, str]]:
         """Return the offset, length and name of the header and of each part that it names, in order of offset.
 
-        The snapshot table's length is the shortest possible: the header does not give it.
+        The snapshot table's length is a minimum: the header gives only the number of snapshots.
         """
         found = [
             (0, self.geometry.cluster_size, "header"),
@@ -98,7 +98,7 @@ class Header:
 
 
 def claimed_cluster_size(head: bytes) -> int:
-    """Return the cluster size that a header gives, without any other check; 0 if it is invalid or cut off."""
+    """Return the cluster size that a header gives; 0 if it is invalid or cut off. Nothing else is checked."""
     bits = int.from_bytes(head[20:24], "big") if len(head) >= 24 else 0
     return 1 << bits if 9 <= bits <= 21 else 0
 

@@ -158,7 +158,7 @@ def header_for(
     lazy_refcounts: bool = False,
     data_file: str | None = None,
 ) -> bytes:
-    """Return the header of the image. ``backing``: name and format.
+    """Return the header of an image with this layout. ``backing``: name and format.
 
     :raises FormatError: as for :func:`.build`.
     """

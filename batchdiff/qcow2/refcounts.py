@@ -2,8 +2,8 @@
 
 ::
 
-    refcount table    | offset of block 0 | offset of block 1 | 0 | ...       8 bytes each
-    refcount block    | cluster 0 | cluster 1 | ...                           1 to 64 bits each; it fills a cluster
+    refcount table    | offset of block 0 | offset of block 1 | 0 | ...  8 bytes each
+    refcount block    | cluster 0 | cluster 1 | ...                      1 to 64 bits each; a block fills a cluster
 
 Source: QEMU ``docs/interop/qcow2.txt``, "Host cluster management"; ``get_refcount_ro0()`` in its
 ``block/qcow2-refcount.c``.

@@ -118,7 +118,7 @@ def _named(entry: Words, bits: int) -> Numbers:
 
 
 def _metadata_clusters(metadata: list[Table], cluster: int) -> _Metadata:
-    """Return the clusters of all tables; raise :class:`FormatError` if two share a cluster."""
+    """Return the clusters of all tables; raise :class:`FormatError` if two tables share a cluster."""
     numbers, kinds = [], []
     for kind, (offsets, length, _) in enumerate(metadata):
         count = ceil_div(length, cluster)
@@ -210,7 +210,7 @@ def _sorted(found: list[Numbers]) -> Numbers:
 
 
 def _parts(buckets: Numbers) -> Iterator[tuple[int, int]]:
-    """Yield the start and end index of buckets to sort together; a lone one may exceed the limit."""
+    """Yield the start and end index of buckets to sort together; a single bucket may exceed the limit."""
     low = total = 0
     for index, count in enumerate(buckets.tolist()):
         if total and total + count > _COUNTED_AT_ONCE:

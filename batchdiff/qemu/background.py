@@ -25,10 +25,10 @@ from batchdiff.qemu.landlock import start_confined
 from batchdiff.qemu.programs import CompletedProgram
 
 _MOST_PRINTED = 1 << 20
-"""The maximum bytes of output."""
+"""The maximum number of bytes of output."""
 
 _AS_SERVICE = 'export LISTEN_PID=$$; exec "$@" 3<&0 </dev/null'
-"""LISTEN_PID must be the program's own PID, and the socket descriptor 3."""
+"""LISTEN_PID must be the program's own PID, and the socket must be descriptor 3."""
 _KILL_GROUP_AT_END = "read -r _; kill -KILL 0"
 
 LOWEST_DESCRIPTOR = 10
@@ -102,7 +102,7 @@ class BackgroundProgram:
 def _watcher() -> Iterator[subprocess.Popen[bytes]]:
     """Yield the leader of a process group; the group is killed when the block or this process ends.
 
-    Ctrl-C does not reach the group. It is in this process's session, so that the program can join it.
+    The program can join the group because both are in this process's session. Ctrl-C does not reach the group.
     """
     watcher = subprocess.Popen(
         ["sh", "-c", _KILL_GROUP_AT_END],
@@ -126,7 +126,7 @@ _pipes: set[IO[bytes]] = set()
 
 
 def _close_pipes() -> None:
-    """Close them in a forked process: otherwise, the programs could outlive the process that started them."""
+    """Close the pipes in a forked process: otherwise, the programs could outlive the process that started them."""
     for pipe in _pipes:
         pipe.close()
     _pipes.clear()

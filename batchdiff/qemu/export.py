@@ -39,7 +39,7 @@ _NAME, _PACKAGE = "qemu-nbd", "qemu-utils"
 _WAIT = 120.0
 
 _WAIT_FOR_KEYS = 600.0
-"""The wait if QEMU must first open a key slot: the maximum number of rounds takes an idle CPU a few minutes."""
+"""The wait if QEMU must open a key slot: the maximum number of PBKDF2 rounds takes an idle CPU a few minutes."""
 
 _GOODBYE = 5.0
 
@@ -47,7 +47,7 @@ _QUEUE = 2048
 """More than there can be workers."""
 
 _OF_THE_FOLDER = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.EOPNOTSUPP})
-"""Errors that may not occur in another folder."""
+"""Errors that might not occur in another folder."""
 
 
 class BlockDevice(NamedTuple):

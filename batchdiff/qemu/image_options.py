@@ -23,9 +23,9 @@ def names_of(
 ) -> list[str]:
     """Return arguments that name images so that QEMU mistakes no part of a path for a protocol or an option.
 
-    JSON is UTF-8, so if a path has other bytes, options name the images instead. ``secrets``: QEMU's names of the
-    secrets, by the paths of their files. ``alone``: True to open no backing files. ``of_files``: options for each
-    file in the images' chains. Source: QEMU, ``qemu-img`` manual, ``--image-opts``.
+    The arguments are JSON, which must be UTF-8; if a path is not UTF-8, they are options. ``secrets``: QEMU's
+    names for the secrets, by the paths of their files. ``alone``: True to open no backing files. ``of_files``:
+    options for each file in the images' chains. Source: QEMU, ``qemu-img`` manual, ``--image-opts``.
 
     :raises OSError: an image cannot be examined.
     """

@@ -83,7 +83,7 @@ def require_success(done: CompletedProgram) -> None:
 
 
 _LOCKED = re.compile(r"Failed to get .*lock|Failed to lock byte")
-"""The errors of a locked image. Source: QEMU, block/file-posix.c, raw_*_lock_bytes."""
+"""What QEMU reports if an image is locked. Source: QEMU, block/file-posix.c, raw_*_lock_bytes."""
 
 
 def is_locked(done: CompletedProgram) -> bool:

@@ -22,7 +22,7 @@ Source: QEMU's commit c06fc7ce147e.
 """
 
 _refused = threading.Event()
-"""QEMU may lack io_uring, or the kernel or a container may forbid it."""
+"""Set after a failure: QEMU may lack io_uring, or the kernel or a container may forbid it."""
 
 
 def options(images: Iterable[ImageSource]) -> Mapping[str, object]:

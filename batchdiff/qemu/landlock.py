@@ -107,7 +107,7 @@ def _confine(program: str, reads: Iterable[str], writes: Iterable[str]) -> None:
 def _folders_of(program: str) -> list[str]:
     own = os.path.dirname(os.path.realpath(shutil.which(program) or program))
     libraries = [os.path.join(os.path.dirname(own), name) for name in ("lib", "lib64", "libexec", "share")]
-    # The loader ignores an entry that is not a folder; the kernel refuses one.
+    # The loader ignores an entry that is not a folder, but the kernel would refuse it.
     return [own, *libraries, *filter(os.path.isdir, os.environ.get("LD_LIBRARY_PATH", "").split(":"))]
 
 

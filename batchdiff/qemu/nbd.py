@@ -2,8 +2,8 @@
 
 ::
 
-    greeting, options  ->  GO: size            each request has a cookie, which its replies repeat
-    READ, READ, ...    ->  chunks of data
+    options, GO last   ->  size of the disk
+    READ, READ, ...    ->  chunks of data      each request has a cookie, which its replies repeat
     BLOCK_STATUS       ->  lengths and flags
 
 Source: NetworkBlockDevice/nbd, ``doc/proto.md`` (fixed newstyle negotiation, structured replies,
@@ -40,14 +40,14 @@ _ZERO = 2
 _AT_ONCE = 256 * KIB
 """Bytes of one read request."""
 _AHEAD = 4
-"""The most requests at once: while one answer is copied, the server prepares the next."""
+"""The maximum number of requests at once: while one answer is copied, the server prepares the next."""
 _MOST_ASKED = 1 << 31
 """Bytes of one request for block status."""
 _LARGEST_REPLY = 16 * MIB
 
 
 class NbdConnection:
-    """A connection; ``size``: bytes of the disk. Use it in one thread at a time, never after an error."""
+    """A connection, to be used in one thread at a time, never after an error. ``size``: bytes of the disk."""
 
     def __init__(self, address: str, seconds: float) -> None:
         """Connect to a Unix socket; each wait may take at most ``seconds``.
@@ -150,7 +150,10 @@ class NbdConnection:
         self._socket.sendall(_REQUEST.pack(_REQUEST_MAGIC, flags, what, self._cookie, offset, length))
 
     def _chunks(self) -> Iterator[tuple[int, int, int]]:
-        """Yield the kind, cookie and length of each chunk of an answer. The caller must receive its bytes."""
+        """Yield the kind, cookie and length of each chunk of an answer.
+
+        The caller must receive the bytes of each chunk.
+        """
         flags = 0
         while not flags & _LAST:
             magic, flags, kind, cookie, length = _CHUNK.unpack(self._received(_CHUNK.size))

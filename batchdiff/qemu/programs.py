@@ -38,7 +38,10 @@ MEMORY = 2 << 30
 """Bytes of address space; with a quarter of this, qemu-img fails on valid images."""
 
 
-WHEN_TOO_SLOW = "If the disk was busy, run the same command again later. If it hangs again, check the image."
+WHEN_TOO_SLOW = (
+    "If the disk was busy, run the same command again later. If it hangs again while reading an image, check the"
+    " image."
+)
 
 
 class OutputError(ProgramError):
@@ -49,14 +52,15 @@ running: set[subprocess.Popen[bytes]] = set()
 """Leaders of process groups."""
 
 _GLANCE = 0.1
-"""The most seconds between two checks for a request to stop."""
+"""The maximum number of seconds between two checks for a request to stop."""
 
 
 @frozen
 class CompletedProgram:
     """A program that has ended.
 
-    ``code``: the exit code, or the negative number of a signal; ``output``: stdout and stderr, as far as kept.
+    ``code``: the exit code, or minus the number of the signal that ended it; ``output``: the kept part of
+    stdout and stderr.
     """
 
     argv: tuple[str, ...]
@@ -106,13 +110,13 @@ def run(  # noqa: PLR0913  # options by keyword
 ) -> CompletedProgram:
     """Run a program to its end.
 
-    ``reads``: the files that it may read besides installed ones; None: it runs unconfined. ``writes``: files that
-    it may read and write by the paths that :func:`inherited` returns. ``inherits``: descriptors of files in
-    memory, or of files in ``reads``. ``timeout``: seconds. ``most_output``: bytes at which output is too long;
-    None: only the first 64 KiB are kept. ``percent``: called repeatedly with the latest percentage;
-    the output is then kept without percentages.
+    ``reads``: the files that it may read besides installed ones; None: it runs unconfined. ``writes``:
+    descriptors of files that it may read and write by the paths that :func:`inherited` returns. ``inherits``:
+    descriptors of files in memory, or of files in ``reads``. ``timeout``: seconds. ``most_output``: bytes at which
+    output is too long; None: only the first 64 KiB are kept. ``percent``: called repeatedly with the latest
+    percentage; the output is then kept without percentages.
 
-    :raises OutputError: the output was too long.
+    :raises OutputError: the output is too long.
     :raises ProgramError: the program cannot be started, or takes too long.
     :raises StopError: ``stopped`` became true.
     """

@@ -21,7 +21,7 @@ from batchdiff.qemu.secrets import Secrets, require_secrets_fit, secrets_of
 from batchdiff.units import MIB, format_size
 
 _SECONDS, _BYTES_PER_SECOND = 600, MIB
-"""`apply -j` may read dozens of images from one slow disk at the same time."""
+"""The time limit is generous: `apply -j` may read dozens of images from one slow disk at the same time."""
 
 _LARGEST_MAP = 256 * MIB
 
@@ -72,7 +72,8 @@ def _how_to_repair(image: ImageSource) -> str:
     secret_files = [each.secret_file for each in (image, *image.backing) if each.secret_file is not None]
     how = f"repair the image with `qemu-img check -r all -f {image.format} {shell_word(image.path)}`"
     if secret_files:
-        passed = " and with the secret file after `file=`" if any(map(is_descriptor, secret_files)) else ""
+        named = ", and with the path of the secret file after `file=`"
+        passed = named if any(map(is_descriptor, secret_files)) else ""
         how = f"run the `qemu-img check` above with `-r all` instead of `-q`{passed}"
     first = "Shut its VM down and copy the image first, because a repair may lose data. Then"
     return f"{first} {how}, check that the VM starts, and run the same command again."
@@ -96,8 +97,8 @@ def require_opens(image: ImageSource, *, stopped: Callable[[], bool] = never) ->
         raise VerificationError(
             f"QEMU cannot open {image.path}",
             why=done.described(),
-            remedy="If the error is in the template, no VM can run on its overlays here: install what QEMU lacks"
-            " or, if the template is damaged, restore it from a backup, then plan again.",
+            remedy="If the error is in the template, no VM can run on its overlays here. Install what QEMU lacks."
+            " If the template is damaged, restore it from a backup, then plan again.",
         )
     require_success(done)
 
@@ -185,11 +186,15 @@ _MISMATCH = "mismatch"
 
 
 _EXACT_SIZE = {ImageFormat.VPC: ("-o", "force_size=on"), ImageFormat.VHDX: ("-o", "block_size=1M")}
-"""Without these, QEMU would round the size of a disk up to whole cylinders, or use larger blocks."""
+"""Without these, QEMU would round a VHD's size up to whole cylinders, and use larger blocks in a VHDX."""
 
 _UNMEASURED = "Unable to get accurate CPU usage"
 _CREATIONS = 30
-"""QEMU measures the CPU's speed. If no time passes by its clock, it fails: on some VMs, in a third of attempts."""
+"""The maximum number of attempts.
+
+QEMU measures the CPU's speed, and fails if the clock shows that no time has passed. On some VMs, a third of
+attempts fail.
+"""
 
 
 def convert(  # noqa: PLR0913  # options by keyword

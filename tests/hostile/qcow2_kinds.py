@@ -358,7 +358,7 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
         Kind(
             "extension-of-a-long-directory",
             both(put(88, ">Q", 1), extension(BITMAPS, struct.pack(">IIQQ", 1, 0, 1 << 62, CLUSTER))),
-            "too short or too long",
+            "is too long, or too short",
             SMALL,
         ),
         Kind(

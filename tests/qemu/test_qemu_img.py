@@ -74,8 +74,7 @@ ENDS = {
         "no",
         VerificationError,
         f"QEMU cannot open /a.qcow2: {SAID}. If the error is in the template, no VM can run on its overlays"
-        " here: install what QEMU lacks or, if the template is damaged, restore it from a backup, then plan"
-        " again.",
+        " here. Install what QEMU lacks. If the template is damaged, restore it from a backup, then plan again.",
     ),
     "differ": (
         compare,
@@ -137,7 +136,7 @@ def test_message(
     [
         ("/secret", (), "Then run the `qemu-img check` above with `-r all` instead of `-q`, check that"),
         (None, ("/secret",), "Then run the `qemu-img check` above with `-r all` instead of `-q`, check that"),
-        ("/dev/fd/3", (), "instead of `-q` and with the secret file after `file=`, check that"),
+        ("/dev/fd/3", (), "instead of `-q`, and with the path of the secret file after `file=`, check that"),
     ],
 )
 def test_the_repair_of_an_image_that_needs_a_secret(monkeypatch, secret_file, below, how):
