@@ -19,7 +19,10 @@ from batchdiff.units import MIB, align_up
 _ENTRY = struct.Struct(">QIHHIIQII")
 _MAX_EXTRA, _MAX_TABLE = 1024, 64 * MIB
 
-_REPAIR = "Repair a copy of it with `qemu-img check -r all`, which shortens the table, and use the copy."
+_REPAIR = (
+    "Repair a copy of it with `qemu-img check -r all`, which shortens the table and may discard snapshots;"
+    " then use the copy."
+)
 
 
 def snapshot_tables(

@@ -104,5 +104,7 @@ def _entries(text: str) -> Iterator[dict[str, int]]:
             raise ValueError(f"it has a backing file, or its map has a gap at byte {end}")
         end += entry["length"]
         yield entry
+    if not text[at:].strip():
+        raise ValueError("the map ends too early")
     if "".join(text[at:].split()) not in {"]", "[]"}:
         raise ValueError(f"the map continues with {text[at : at + 100]!r}")
