@@ -11,7 +11,7 @@ _PLAIN = re.compile(r"(?!(?i:true|false|null|yes|no|on|off|y|n)$)(?:\./)?[A-Za-z
 """Matches text that YAML reads as text even without quotes, wherever it occurs."""
 
 NO_FOLDER_TO_LIST = "Its folder does not exist or cannot be listed."
-"""The hint about a path, instead of a similar name."""
+"""The remedy for a missing file whose folder cannot be searched for a similar name."""
 
 
 def show(text: str) -> str:

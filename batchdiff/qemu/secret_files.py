@@ -4,7 +4,7 @@
 
     secret_file: /etc/keys/web01    --object secret,id=sec0,file=/etc/keys/web01
     secret_file: /dev/fd/3          a pipe, read once --> a copy in memory, as descriptor 10, which QEMU inherits:
-                                --object secret,id=sec0,file=/proc/self/fd/10
+                                    --object secret,id=sec0,file=/proc/self/fd/10
 
 No secret is part of a command line, an environment or a message.
 """
@@ -27,7 +27,7 @@ from batchdiff.units import MIB, format_size
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/[0-9]{1,99}")
 
 _LARGEST = MIB
-"""The most bytes of a secret; a larger file was probably named by mistake."""
+"""The maximum size of a secret; a larger file was probably named by mistake."""
 
 _LOWEST = 10
 
@@ -71,7 +71,7 @@ def _number(path: str) -> int:
 
 
 def _is_inherited(descriptor: int) -> bool:
-    # The number may be that of a file that this process opened itself, such as its journal: that is close-on-exec.
+    # The descriptors of files that this process opened itself, such as its journal, are close-on-exec.
     try:
         return not fcntl.fcntl(descriptor, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
     except (OSError, OverflowError):
@@ -156,7 +156,7 @@ def _by_descriptor(fd: int) -> ReadableSecret:
 
 
 def _in_memory(path: str) -> int:
-    """Return a descriptor, never closed, of a copy in memory."""
+    """Return the descriptor of a copy of the secret in memory; it is never closed."""
     try:
         secret = _read(path)
     except OSError as error:

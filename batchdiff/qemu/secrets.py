@@ -98,7 +98,4 @@ def _advice_on_line_breaks(files: list[str]) -> str:
                     "For QEMU, the line break at the end of the file is part of the secret;"
                     f" `truncate -s -1 {shell_word(path)}` removes it."
                 )
-    return (
-        "For QEMU, every byte of the file is part of the secret: end the file with a line break only if the secret"
-        " ends with one."
-    )
+    return "For QEMU, every byte is part of the secret, even a line break at the end."

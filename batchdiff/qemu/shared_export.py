@@ -5,7 +5,7 @@
     process   start --> qemu-nbd <-- connection, for one read at a time; kept for the next read
     worker                 ^-------- connection of its own
 
-Only the process that started the export ends it. The first read after that starts another.
+Only the process that started the export ends it, and starts another if it reads again.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 _encoding: ContextVar[str] = ContextVar("encoding", default="utf-8")
 
 _INSTEAD = {"…": "...", "±": "+/-"}
-"""The characters outside ASCII that reports themselves use."""
+"""Replacements for the characters outside ASCII that reports themselves use."""
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def _block(change: DefinitionChange, width: int | None) -> list[str]:
     lines += map(printable, change.diff().split("\n"))
     if change.waiting and isinstance(change, VmChange):
         # Operators run the commands that they see, and `qm set` would break the VM now.
-        again = "Run `batchdiff definitions` again after that: it then prints the `qm set` command."
+        again = "Run `batchdiff definitions` again after that: it then prints the `qm set` commands, if any."
         return [*lines, paragraph(again, width=width, first="  ", rest="    ")]
     # Commands are not broken into lines, so that they can be copied.
     lines += [f"  $ {printable(command)}" for command in change.commands]

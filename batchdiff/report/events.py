@@ -1,4 +1,4 @@
-"""The fields of the events that ``--json`` prints (docs/scripting.md)."""
+"""The fields of events that ``--json`` prints about guests, definitions, files and facts (docs/scripting.md)."""
 
 from __future__ import annotations
 

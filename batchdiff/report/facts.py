@@ -1,4 +1,4 @@
-"""The facts of reports, in whatever form."""
+"""The facts that reports show, whatever their form."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ class InexactSavings(NamedTuple):
 class PlanFacts(NamedTuple):
     """The facts of a plan's report; mappings are by guest name.
 
-    ``stale``: notices of files that have changed since planning. ``jobs``: the most guests that apply works on
-    at a time without ``--jobs``. ``path``: the plan's, for recommended commands; empty if they must not name it.
-    ``selection``: the guests to report; None: all. ``older``: a plan to compare with. ``conversions``: the results
-    of guests that apply has converted. ``read_only``: the template has no write permission. ``given_back``: guests
+    ``stale``: notices of files that have changed since planning. ``jobs``: the maximum number of guests that apply
+    works on at a time without ``--jobs``. ``path``: the plan's, for recommended commands; empty if they must not
+    name it. ``selection``: the guests to report; None: all. ``older``: a plan to compare with. ``conversions``:
+    those that restore has not undone. ``read_only``: the template has no write permission. ``given_back``: guests
     that restore gave back; predictions do not include them. ``older_originals``: originals of restored guests,
     still in quarantine. ``shared``: the space that came back from guests that share blocks now.
     """
@@ -94,7 +94,7 @@ class PlanFacts(NamedTuple):
 
     @property
     def freed(self) -> dict[str, FreedSpace]:
-        """The space that has come back from each guest, by name."""
+        """The space that has come back from guests that were converted or share blocks, by name."""
         found = dict(self.shared)
         for guest in self.plan.to_convert:
             done = self.conversions.get(guest.name)

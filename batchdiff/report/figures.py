@@ -32,7 +32,7 @@ def estimated_size(count: int, error: int) -> str:
 
 
 def bounded_size(count: int, exactness: Exactness, error: int = 0) -> str:
-    """Return for example ``at least 1.2 GiB``, ``unknown`` or ``~1.2 GiB``."""
+    """Return, for example, ``at least 1.2 GiB``, ``unknown`` or ``~1.2 GiB``."""
     if exactness is Exactness.UNKNOWN:
         return "unknown"
     # "At most -3 GiB" would be hard to grasp, so a negative number gets no prefix, not even ``~``.

@@ -440,6 +440,6 @@ def test_savings_count_only_what_a_deletion_frees(tmp_path, kind):
             assert clone.saved.estimate <= 0
             text = " ".join(discovery_text(run(point), SCATTERED).split())
             assert (
-                "of the copies of base.img stays allocated even if those images are deleted (because of reflinks,"
+                "of the copies of base.img stays allocated even if the copies are deleted (because of reflinks,"
                 in text
             )

@@ -127,7 +127,7 @@ def test_a_wrong_secret(tmp_path, raw, secret, kind):
     with pytest.raises(ImageError) as caught:
         read_all(declared(path, kind, wrong))
     assert caught.value.reason == f"QEMU cannot decrypt {path}: no key slot opens with the secret in {wrong}"
-    assert "For QEMU, every byte of the file is part of the secret" in caught.value.remedy
+    assert "For QEMU, every byte is part of the secret" in caught.value.remedy
 
 
 def test_a_wrong_secret_from_a_descriptor():

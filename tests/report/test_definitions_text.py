@@ -96,7 +96,7 @@ def test_no_command_for_proxmox_before_its_time():
     assert "not yet: web: its overlay has not been written yet" in text
     assert "+scsi0: local:101/web.qcow2" in text
     assert "$ " not in text
-    assert "Run `batchdiff definitions` again after that: it then prints the `qm set` command." in text
+    assert "Run `batchdiff definitions` again after that: it then prints the `qm set` commands, if any." in text
 
 
 def test_a_command_stays_on_one_line():

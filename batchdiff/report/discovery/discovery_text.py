@@ -36,7 +36,7 @@ _COLUMNS = (
     Column("saves"),
 )
 _TEMPLATE_CELLS = 22
-"""The most cells of a template's name on a terminal that is up to 100 cells wide."""
+"""The maximum width, in cells, of a template's name on a terminal that is up to 100 cells wide."""
 
 _MOST_NAMES = 20
 
@@ -53,7 +53,7 @@ def discovery_text(
 ) -> str:
     """Return the result for a terminal that is ``width`` cells wide (None: no terminal).
 
-    ``can_share``: some copy could share blocks with its template.
+    ``can_share``: whether a copy could share blocks with its template.
     """
     names = _Names([*_paths(found)])
     heading = _heading(found, names)
@@ -69,7 +69,7 @@ def discovery_text(
 
 
 def reading(found: Discovery, shape: SampleShape) -> str:
-    """Return how much was read, and the limit for each image."""
+    """Return how much was read, the limit for each image, and a note on any estimates."""
     samples = f"{shape.probes} samples of {format_size(SAMPLE)}"
     if shape.probe_bits:
         samples = f"{shape.probes} stretches of {format_size(shape.probe)}"
@@ -182,7 +182,7 @@ def _notes(found: Discovery, names: _Names, width: int | None) -> Iterator[str]:
         if shared := sum(copy.image.allocated - copy.image.reclaimable for copy in group.copies):
             copies = "copy" if len(group.copies) == 1 else "copies"
             what = f"{format_size(shared)} of the {copies} of {names(group.template.path)}"
-            those = "that image is" if len(group.copies) == 1 else "those images are"
+            those = "the copy is" if len(group.copies) == 1 else "the copies are"
             why = "because of reflinks, hard links, or a lower layer of overlayfs"
             how = f"stays allocated even if {those} deleted ({why})"
             yield _note("shared", f"{what} {how}, so no overlay can free it", width)

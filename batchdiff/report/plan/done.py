@@ -157,7 +157,7 @@ def _came_back(facts: PlanFacts, *, is_all: bool) -> str:
 
 
 def _waiting(facts: PlanFacts) -> str | None:
-    """Return how more space comes back; None if no original is left that may be deleted."""
+    """Return a sentence on how more space comes back; None if every original that is left must stay."""
     there = [guest for guest in _converted(facts) if not facts.conversions[guest.name].has_freed_space]
     left = [guest for guest in there if not facts.conversions[guest.name].dependents]
     if not left:

@@ -15,7 +15,7 @@ from batchdiff.report.plan.dangers import dangers
 from batchdiff.report.plan.outliers import cluster_advice, similarity_if_unlike
 
 REPORT_VERSION = "1.6"
-"""Within a major version, fields are added, but none changes its meaning."""
+"""Within a major version, fields may be added, but none changes its meaning."""
 
 
 def plan_json(facts: PlanFacts) -> str:

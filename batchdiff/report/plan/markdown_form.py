@@ -41,7 +41,7 @@ def plan_markdown(facts: PlanFacts) -> str:
 def escaped(text: str, bar_in_code: str = "|") -> str:
     """Escape text for Markdown, except code between backticks; ``bar_in_code`` replaces each bar in such code."""
     parts = _CODE.split(text)
-    # Every second part is code. Any other backtick is literal, so it is escaped.
+    # Every second part is code. A backtick in any other part is literal, so it is escaped.
     return "".join(
         part.replace("|", bar_in_code) if number % 2 else _SPECIAL.sub(r"\\\g<0>", part).replace("`", "\\`")
         for number, part in enumerate(parts)
@@ -49,7 +49,7 @@ def escaped(text: str, bar_in_code: str = "|") -> str:
 
 
 def _cell(text: str) -> str:
-    """Escape bars even in code: one without a backslash would end the cell."""
+    """Escape text for a cell, even bars in code: a bar without a backslash would end the cell."""
     return escaped(text, bar_in_code="\\|")
 
 

@@ -1,4 +1,4 @@
-"""Outliers among guests, and poor cluster sizes."""
+"""Outliers among guests, and better cluster sizes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _WORTH_IT = 0.1
 
 
 def cluster_advice(guests: Iterable[GuestToConvert]) -> BetterClusters | None:
-    """Return the cluster size with which overlays take much less space, even without holes; None if none does so.
+    """Return a cluster size with which overlays, even without holes, would take much less space; else None.
 
     Preallocated overlays are left out, as are compressed ones, whose sizes with other cluster sizes are not known.
     """

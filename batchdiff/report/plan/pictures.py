@@ -46,12 +46,15 @@ def map_paths(changes: ChangeMap) -> list[MapPath]:
 
 
 def crowd_paths(shares: Shares) -> list[MapPath]:
-    """Return the paths of a map of several guests; ``shares``: by bin, the share of guests that differ there."""
+    """Return the paths of a map of several guests.
+
+    ``shares``: by bin, the share of guests whose data differs there.
+    """
     return list(_row("data", shares, 0, 10))
 
 
 def _row(style: str, shares: Shares, top: int, height: int) -> Iterable[MapPath]:
-    # Strength 0 stands for a bin without changes.
+    # Strength 0 stands for a share of 0.
     strengths = np.where(shares > 0, np.searchsorted(_STRENGTHS, shares) + 1, 0)
     for strength in range(1, len(_STRENGTHS) + 1):
         runs = _runs(strengths == strength)
