@@ -162,7 +162,7 @@ def _unless_changed(
 
 
 def _extents(image: Image, facts: FleetFacts) -> ExtentTable | None:
-    """Return a guest's shared or unwritten extents; None if not known."""
+    """Return a guest's shared or unwritten extents; None if they are not known."""
     return facts.located.get(image.path) or raw_extents(image)
 
 

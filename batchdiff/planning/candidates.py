@@ -100,7 +100,7 @@ def _decided_before(entry: GuestEntry, template: PlannedImage, plans: EarlierPla
 
 def _examine(entry: GuestEntry, fleet: _Fleet) -> Part:
     template, observer = fleet.template, fleet.observer
-    # Taken before the header is read, so that a snapshot made during that read is noticed.
+    # The fingerprint is taken before the header is read, so that a snapshot made during that read is noticed.
     begun = fingerprint_at(entry.image.path)
     try:
         _check_not_replaced(entry, template.source, observer)
@@ -202,7 +202,7 @@ def _first_of(images: list[str], guests: dict[str, str]) -> str:
 
 
 def _check_not_replaced(entry: GuestEntry, template: ImageSource, observer: ReadObserver | None) -> None:
-    """Refuse a guest that the manifest declares as it was before its overlay replaced it.
+    """Raise OverlayError if a guest's overlay has replaced it, but the manifest declares it as it was before.
 
     This reads no data through an overlay, so a forged header can only keep its own guest from being converted.
     """
@@ -218,7 +218,7 @@ def _check_not_replaced(entry: GuestEntry, template: ImageSource, observer: Read
             named = resolved_backing(overlay, layer.backing)
     except ImageError:
         if guest.format is form or secret is not None:
-            return  # it may be the guest itself, which is not encrypted as the overlay is
+            return  # it may be the guest itself, which need not be encrypted in the same way as the overlay
         raise
     if named is not None and is_one_image(template.path, named):
         raise OverlayError(f"cannot use {guest.path}", why=f"it is an overlay of {template.path}")

@@ -25,7 +25,7 @@ def original_losses(image: Image, known: ExtentTable | None) -> OriginalLosses:
 
 
 def forbidden_loss(losses: Losses, allowed: frozenset[Loss], *, only_below: bool = False) -> str:
-    """Return the objection to one loss that is not allowed; empty if all are.
+    """Return the objection to one loss that is not allowed; empty if all losses are allowed.
 
     ``only_below``: any encryption is that of an image below the guest's own.
     """
@@ -58,9 +58,9 @@ def forbidden_preallocation(losses: OriginalLosses, options: OverlayOptions, all
 
 
 def losses_of(image: Image, options: OverlayOptions) -> Losses:
-    """Return the losses of converting a guest, reserved space aside.
+    """Return what converting a guest would lose, reserved space aside.
 
-    A guest counts as encrypted if any file of its chain is: its overlay may store data from any of these files.
+    An unencrypted overlay loses the encryption of any file of the chain: it may store data from each of them.
     """
     is_encrypted = any(each.losses.encryption for each in image.layers)
     return image.layers[0].losses._replace(encryption=is_encrypted and options.encryption is None)

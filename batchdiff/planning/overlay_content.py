@@ -60,9 +60,9 @@ def content_of(
 
 
 def better_clusters(content: OverlayContent, savings: Savings, least: float) -> str:
-    """Return the end of a sentence that suggests ``auto``; empty if it saves too little.
+    """Return the end of a sentence that suggests ``auto``; empty if ``auto`` would save too little.
 
-    ``least``: the least share of the guest's allocation to save.
+    ``least``: the least share of the guest's allocation that must be saved.
     """
     auto = chosen_geometry(content.sizes, None)
     if auto is None or auto == content.geometry:

@@ -31,7 +31,7 @@ class Owners:
             self._owners.setdefault(identity, []).append(_Owner(name, role))
 
     def conflict(self, name: str, own: str, parts: Iterable[str]) -> str:
-        """Return the objection to retiring a guest with a file of another image; empty if it has no such file.
+        """Return the objection to retiring a guest that has a file of another image; empty if it has none.
 
         ``own``: the guest's own file; it counts here only if it is a part of another guest.
         """

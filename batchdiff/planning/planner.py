@@ -60,7 +60,7 @@ if TYPE_CHECKING:  # it is needed only with --scheduler
 GENERATOR = f"batchdiff {__version__}"
 
 _GUESTS_OF_A_WORKER = 8
-"""The least number of guests for each of several workers: starting one can take as long as assessing a guest."""
+"""The least number of guests for each of several workers: starting a worker can take as long as one assessment."""
 
 
 @frozen
@@ -98,7 +98,7 @@ def make_plan(  # noqa: PLR0913  # options by keyword
 
     :raises ImageError: the template cannot be used, or is not that of the older plan.
     :raises UsageError: other hosts cannot scan, because the template is read through QEMU.
-    :raises WorkerError: a worker failed, or other hosts cannot do the scan.
+    :raises WorkerError: a worker fails, or other hosts cannot do the scan.
     """
     raise_descriptor_limit()
     opened(0)

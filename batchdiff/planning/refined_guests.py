@@ -39,7 +39,7 @@ class RefinedGuests:
         """Read the differences again, and add them or the failures to the findings.
 
         :raises ImageError: the template cannot be opened.
-        :raises WorkerError: a worker failed.
+        :raises WorkerError: a worker fails.
         """
         tasks = self.job.tasks()
         if not tasks:

@@ -43,7 +43,7 @@ def reusable_overlays(older: Plan, candidates: list[Candidate]) -> dict[str, Reu
     found = {}
     for candidate in candidates:
         part, entry = by_image.get(candidate.record), candidate.entry
-        # What a guest can share is known only from the units of a scan.
+        # For a guest without an overlay, the plan needs the 4 KiB units of a scan.
         is_known = part is not None and candidate.record.vouches_for_content and entry.gets_overlay
         if part is not None and is_known and _same_disk_use(part, entry):
             overlay = reusable_overlay(part, entry.options)
@@ -53,7 +53,7 @@ def reusable_overlays(older: Plan, candidates: list[Candidate]) -> dict[str, Reu
 
 
 def _same_disk_use(part: GuestPlan, entry: GuestEntry) -> bool:
-    """Return whether the older disk use holds: another folder's filesystem may have other allocation units."""
+    """Return False if older figures may be wrong: another folder's filesystem may have other allocation units."""
     if entry.options.compression is Compression.NONE and entry.options.extended_l2 is False:
         return True  # the figures are determined again
     return part.overlay_path.rpartition("/")[0] == entry.overlay_path.rpartition("/")[0]
@@ -75,7 +75,7 @@ def reusable_overlay(part: GuestPlan, options: OverlayOptions) -> ReusedOverlay 
 def _fixed(options: OverlayOptions) -> OverlayOptions:
     """Give fixed values to the options that need not be equal.
 
-    Cluster size and L2 entries are compared as the geometry.
+    Cluster size and kind of L2 entries are compared as parts of the geometry.
     """
     return dataclasses.replace(
         options, cluster_size=None, extended_l2=None, backing_path=BackingPath.ABSOLUTE, lazy_refcounts=False
@@ -83,7 +83,7 @@ def _fixed(options: OverlayOptions) -> OverlayOptions:
 
 
 def _sizes(diff: Diff, options: OverlayOptions) -> ComparedSizes | None:
-    """Return the older sizes that a new plan would compare; None if those needed are missing."""
+    """Return the older sizes that a new plan would compare; None if too many are missing."""
     savings, wanted = diff.savings, geometries(options)
     lengths = dict(savings.overlay_bytes_by_cluster_size)
     file = {

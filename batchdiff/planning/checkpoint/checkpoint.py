@@ -43,7 +43,7 @@ class Checkpoint:
     def load(self, binding: str) -> list[Record]:
         """Lock the file and return the records after its binding.
 
-        Return no records if the file has another binding, or cannot be used.
+        Return no records if there is no file, or if it has another binding or cannot be used.
         """
         self._pending = [CHECKPOINT_MAGIC, encode_record(Binding(binding))]
         try:

@@ -53,7 +53,7 @@ class Guests:
 
 @frozen
 class RangeRecord:
-    """The result of one range; ``left_out``: the numbers of the guests without one."""
+    """The result of one range; ``left_out``: the numbers of the guests that it does not cover."""
 
     result: RangeResult
     left_out: frozenset[int]

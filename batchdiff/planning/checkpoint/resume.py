@@ -18,7 +18,7 @@ from batchdiff.planning.scan.one_range import RANGE
 from batchdiff.planning.scan.results import Findings
 
 SCAN_VERSION = 2
-"""Raise this whenever a scan of the same images could produce results that differ from before."""
+"""Raise this with each change after which a scan of the same images could produce different results."""
 
 
 def key_of(image: PlannedImage) -> str:
@@ -27,7 +27,7 @@ def key_of(image: PlannedImage) -> str:
 
 
 def _lasting(image: PlannedImage) -> PlannedImage:
-    """Return an image with device number 0 for filesystems with a UUID: reboots may change device numbers."""
+    """Return an image with device number 0 for files on filesystems with a UUID: reboots may change the number."""
     prints = tuple(replace(each, device=0) if each.filesystem else each for each in image.fingerprints)
     return replace(image, fingerprints=prints)
 
@@ -53,7 +53,7 @@ def take_over(findings: Findings, records: Iterable[Record], keys: Mapping[str, 
             names = [name_of.get(key) for key in record.keys]
             known = frozenset(name for name in names if name is not None)
         elif isinstance(record, RangeRecord) and _last_guest(record) < len(names):
-            # A result covers all guests of the list but those left out, including guests without differences.
+            # A result covers all guests of the list, even those without differences, except those left out.
             covered, of = known, names
             if record.left_out:
                 of = [None if number in record.left_out else name for number, name in enumerate(names)]

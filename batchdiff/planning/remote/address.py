@@ -7,7 +7,7 @@
     tcp://HOST:8786      anyone on the network can connect: refused unless the operator accepts that
 
 A scheduler has its workers run whatever code it receives. The planner unpickles the objects that the scheduler
-passes on, which can run code, too.
+passes on, and unpickling can run code, too.
 Source: Dask's documentation, "Addresses" and "TLS/SSL" (distributed.dask.org).
 """
 
@@ -47,7 +47,7 @@ def scheduler_address(text: str, *, trust_network: bool) -> str:
             why="a scheduler passes on whatever code it receives, so anyone on the network could run programs as"
             " you on this host and on all workers",
             remedy="Give the scheduler and the workers certificates, and use tls:// (docs/many-hosts.md). If no"
-            " other user can reach the network, add --trust-network.",
+            " other user can reach the network, you can add --trust-network instead.",
         )
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}:{port}"

@@ -63,7 +63,7 @@ def connect(
         client = Client(address, security=security, timeout=_TIMEOUT, set_as_default=False, name="batchdiff-plan")
     except (OSError, TimeoutError, MemoryError, ValueError, struct.error) as error:
         said = _IN_DASK.sub("", str(error.__cause__ or error)) or f"it did not answer within {_TIMEOUT:.0f} s"
-        # Raised if bytes of another protocol are read as the lengths of frames.
+        # These errors are raised if bytes of another protocol are read as the lengths of frames.
         if isinstance(error, MemoryError | ValueError | struct.error):
             said = "whatever listens there does not answer as a Dask scheduler does"
         raise WorkerError(
@@ -83,7 +83,10 @@ async def _greet(address: str, security: Security | None) -> None:
 
 
 def _why_unreachable(address: str) -> str:
-    """Try to connect without Dask, which retries until its timeout and often does not report the cause."""
+    """Return why no connection is possible, or an empty text if that is not known.
+
+    This tries to connect without Dask, which retries until its timeout and often does not report the cause.
+    """
     place = urlsplit(address)
     try:
         socket.create_connection((str(place.hostname), place.port or 0), timeout=1).close()

@@ -28,7 +28,7 @@ from batchdiff.planning.remote.resident_job import ResidentJob, answer_to, resul
 from batchdiff.planning.scan.executor import RemoteExecutor, RemoteJob, Result, Task
 
 _AHEAD = 2
-"""The maximum number of tasks that a worker has, so that it need not wait for the next one."""
+"""The maximum number of tasks that a worker has at a time, so that it need not wait for the next one."""
 
 _MOST_DEATHS = 4
 """The scan fails if this many workers are lost during one task; Dask's default limit is the same."""
@@ -124,7 +124,7 @@ class _Work(Generic[Task, Result]):
         return self._is_exhausted and not self.pending and not self._again
 
     def submit(self, workers: set[str]) -> None:
-        """Take back tasks from all workers but ``workers``, and give tasks to these.
+        """Give tasks to ``workers``, after taking back those of all other workers.
 
         :raises WorkerError: too many workers were lost during one task.
         """

@@ -6,8 +6,8 @@
     worker    same path: the same fingerprint, and the same hashes of these blocks?      no --> objection
 
 Device numbers need not be equal: they may differ between hosts. On NFS, CephFS and cluster filesystems, a file
-has the same inode, size, mtime and ctime on every host. If a copy or an older snapshot has the same ones, only the
-excerpts can show a difference. Of a block device, only size and excerpts are compared.
+has the same inode, size, mtime and ctime on every host. If a copy or an older snapshot has these values as well,
+only the excerpts can show a difference. Of a block device, only size and excerpts are compared.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from batchdiff.planning.scan.reopening import changed_meanwhile
 from batchdiff.units import KIB
 
 _EXCERPT = 4 * KIB
-"""Bytes of an excerpt, or fewer at the end of a file."""
+"""The length of an excerpt in bytes; at the end of a file, it may be shorter."""
 
 _MOST_OF_A_FILE = 16
 _MOST_IN_ALL = 4096

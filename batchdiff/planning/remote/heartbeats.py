@@ -18,7 +18,8 @@ LONGEST_SILENCE = 30.0
 seconds if there are a thousand."""
 
 _LONGEST_STEP = 15.0
-"""The maximum number of seconds counted between two calls: this process or the scheduler may have been stopped."""
+"""The maximum silence that is counted between two calls, in seconds: this process or the scheduler may have been
+stopped."""
 
 
 class _Heard(NamedTuple):

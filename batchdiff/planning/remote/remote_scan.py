@@ -55,7 +55,8 @@ class RemoteScanJob:
     def _hides_blocks(self) -> str:
         """Return an objection if this host must see shared blocks but cannot; otherwise empty.
 
-        Bytes in shared blocks that are not read are assumed to be data. This affects the plan's figures.
+        Bytes in blocks known to be shared are not read but assumed to be data. A host that reads them may get
+        other figures.
         """
         if not self.scan.sharing or None not in self.scan.shared:
             return ""
@@ -121,7 +122,7 @@ class RemoteScans:
 
 
 def _proven(scan: ScanJob, template: Image) -> tuple[ScanJob, tuple[FileProof, ...]]:
-    """Return the scan, with errors in place of guests that have no proofs, and the proofs."""
+    """Return the scan and its proofs; errors take the place of guests whose files have no proofs."""
     now = PlannedImage(template.source, template.virtual_size, template.fingerprints())
     records = [guest for guest in scan.guests if isinstance(guest, PlannedImage)]
     proofs, failures = proofs_of([now, *records], seed=int.from_bytes(os.urandom(8)))

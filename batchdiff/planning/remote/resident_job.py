@@ -6,7 +6,7 @@
     worker      ResidentJob  -- do(task), do(task), ...                                      '-> images closed
 
 Dask keeps the object until the planner releases it or disconnects, so no other code has to close the images.
-Errors are values: Dask would log raised ones as bugs.
+Errors are returned as values: Dask would log raised ones as bugs.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _check_wanted() -> None:
 
 
 def answer_to(resident: ResidentJob[Task, Result], task: Task) -> Answer:
-    """Do a task."""
+    """Do a task, and return its result or the error that ended it."""
     try:
         return True, resident.do(task)
     except BatchdiffError as error:
@@ -76,7 +76,7 @@ def answer_to(resident: ResidentJob[Task, Result], task: Task) -> Answer:
 
 
 def result_of(answer: Answer) -> object:
-    """Return the result.
+    """Return the result of a task, or raise the error that ended it.
 
     :raises BatchdiffError: the task raised it.
     :raises MemoryError: the worker had too little memory.

@@ -1,4 +1,4 @@
-"""The bytes of raw guests in blocks shared with a raw template, found once for all workers.
+"""The bytes of raw guests in blocks shared with a raw template, found by the planner for its workers.
 
 ::
 
@@ -6,9 +6,9 @@
     guest 1          mapped, matched
     guest 2                 mapped, matched
 
-The kernel maps files for one process at a time, so workers would wait for each other. Matches count only if both
-maps of the template are equal: then a guest that is mapped in between and has one of the template's blocks has the
-same bytes there, even if blocks are moved meanwhile.
+The kernel maps the blocks of files for only one process at a time, so workers would wait for each other. Matches
+count only if both maps of the template are equal: then a guest that was mapped in between, and had one of the
+template's blocks, has the same bytes there, even if the guest's blocks are moved meanwhile.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
                                executor  -->  worker:  job.begin() -> do(task), ...
                results    <--  in the order in which they are finished
 
-Tasks, results, and jobs for other hosts can be pickled: no closures and no open files. Forked workers share the
-planner's rate limit, progress and QEMU exports. Workers on other hosts have a rate limit each.
+Tasks, results, and jobs for other hosts can be pickled: they contain no closures or open files. Forked workers
+share the planner's rate limit, progress and QEMU exports. Workers on other hosts have a rate limit each.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Job(Protocol[Task_contra, Result_co]):
     """Tasks of one kind, and all that a worker needs to do them."""
 
     def begin(self) -> AbstractContextManager[Callable[[Task_contra], Result_co]]:
-        """Open the resources of the tasks, and yield the function that does a task."""
+        """Open what the tasks need, and yield the function that does a task."""
 
     def describe(self, task: Task_contra) -> str:
         """Describe a task, such as "scanning bytes 0 to 100"."""
@@ -56,7 +56,7 @@ class Executor(Protocol):
 
 
 class RemoteExecutor(Protocol):
-    """An executor with workers on other hosts, connected to them until it is closed."""
+    """An executor whose workers are on other hosts; it keeps its connection until it is closed."""
 
     def __call__(self, job: RemoteJob[Task, Result], tasks: Iterable[Task]) -> Iterator[Result]:
         """Yield the results in the order in which they are finished.

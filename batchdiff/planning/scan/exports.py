@@ -4,7 +4,7 @@
 
     batch    | guest 1 | guest 2 | ... at most 32 exported guests |   their exports run
     planner  starts them ------------------------------------------>  ends them
-    workers         each connects to all of them
+    worker          connects to all of them
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MOST = 32
 """The maximum number of guests exported at the same time: each qemu-nbd takes 13 MiB of memory."""
 
 _FILES = 12
-"""Descriptors for an exported image, in the planner and in a worker."""
+"""The descriptors to allow for an exported image, in the planner and in each worker."""
 
 
 def is_exported(image: Image) -> bool:
@@ -37,13 +37,13 @@ def is_exported(image: Image) -> bool:
 def is_read_natively(image: Image) -> bool:
     """Return whether batchdiff reads all images of a chain without QEMU.
 
-    Other hosts may lack QEMU or the secret, or use another QEMU.
+    Only then can other hosts scan it: they may lack QEMU or a secret, or have another version of QEMU.
     """
     return all(isinstance(layer, RawLayer | Qcow2Layer | FlatLayer) for layer in image.layers)
 
 
 def files_to_open(guests: Mapping[str, PlannedImage], exported: Collection[str], most: int) -> dict[str, int]:
-    """Return the number of files that each guest counts as, so that few guests are exported at a time.
+    """Return the number of files that each guest counts as, so that at most ``_MOST`` guests are exported at once.
 
     ``most``: the maximum number of files in a batch.
     """
