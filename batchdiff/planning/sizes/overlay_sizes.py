@@ -25,8 +25,9 @@ def extents_to_write(units: Extents, virtual_size: int, options: OverlayOptions,
 def disk_bytes(layout: Layout, data: int, unit: int = UNIT) -> int:
     """Return an overlay's bytes on disk, each part rounded up to whole units.
 
-    ``data``: the bytes that its data clusters take. If a unit holds several clusters, all units of the file count, even if
-    they are holes.
+    ``data``: the bytes that its data clusters take.
+
+    If a unit holds several clusters, all units of the file count, even if they are holes.
     """
     cluster, entries_per_block = layout.geometry.cluster_size, layout.geometry.refcounts_in_block
     if cluster < unit:
