@@ -6,7 +6,7 @@
     expect("web01", WRITE, 3 GiB), expect("web01", VERIFY, 40 GiB), ...     the total
     begin()                                                                 the first reading otherwise
     reach("web01", WRITE, 1 GiB)                                            the bytes done never decrease
-    settle("web01")                                                         done or failed, or took less work
+    settle("web01")                                                         done or failed: the rest counts as done
     end()                                                                   the last reading: all is done
 
 Bytes that needed no work in this run count as done, but not towards the rate.
@@ -42,7 +42,7 @@ class Phase(enum.StrEnum):
 
 @frozen
 class Pace:
-    """Progress in bytes, or in openings of images in ``Reading.openings``. None: unknown."""
+    """Progress in bytes; in ``Reading.openings``, in openings of images. None: unknown."""
 
     done: int
     total: int
@@ -93,7 +93,7 @@ _SHORTEST = 0.05
 
 @dataclass(slots=True)
 class _Load:
-    """Work. ``worked``: the part of ``done`` that counts towards the rate."""
+    """Work, and how much of it is done. ``worked``: the part of ``done`` that counts towards the rate."""
 
     size: int = 0
     done: int = 0
@@ -154,7 +154,10 @@ class Meter:
         return self._run.since is not None
 
     def begin(self) -> None:
-        """Show the first reading with bytes; later calls do nothing. First expect all foreseeable work."""
+        """Show the first reading with bytes; later calls do nothing.
+
+        Call :meth:`expect` for all foreseeable work first.
+        """
         with self._lock:
             if self._run.since is None:
                 self._run.since, self._openings = self.clock(), None

@@ -35,8 +35,8 @@ Progress = Callable[[int, int], None]
 class ScanSettings:
     """The settings of a scan.
 
-    ``generator``: this version of batchdiff; only its checkpoints are used. Before data is located in a guest,
-    ``opened`` is called with the number of guests before this one.
+    ``generator``: this version of batchdiff; only its checkpoints are used. ``opened`` is called before each
+    guest is opened to locate its data, with the number of guests before it.
     """
 
     budget: Budget
@@ -66,7 +66,7 @@ def scan_guests(
 
     ``sharing``: whether the template shares blocks with other files.
 
-    :raises ImageError: the template cannot be read, or consists of other files now.
+    :raises ImageError: the template cannot be read, or now consists of different files.
     :raises UsageError: other hosts are to scan a template that batchdiff reads through QEMU.
     :raises WorkerError: the scan could not be finished, here or on other hosts.
     """

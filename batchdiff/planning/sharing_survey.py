@@ -83,7 +83,7 @@ def _units_of(raw: RawShareable) -> Runs:
 
 
 def stretches_with_data(guest: Image, ranges: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Yield the parts of ascending ranges in stretches of 64 MiB where a guest may have data."""
+    """Yield the parts of ascending ranges that lie in stretches of 64 MiB in which a guest may have data."""
     first = last = 0  # the stretch with the next data
     for start, end in ranges:
         at = start

@@ -14,7 +14,8 @@ from batchdiff.planning.overlay_content import OverlayContent, better_clusters
 from batchdiff.units import format_size
 
 _WORTH_NAMING = 0.1
-"""The least share that another cluster size must save to be suggested: its savings are only an estimate."""
+"""The least share of a guest's allocation that another cluster size must save to be suggested: the savings with it
+are only an estimate."""
 
 
 class Below(enum.Enum):
@@ -89,7 +90,8 @@ def _more_than_freed(savings: Savings, use: DiskUse) -> str:
 def sharing_verdict(sharing: Sharing, similarity: Similarity, minimum: float) -> tuple[Verdict, str]:
     """Return the verdict with the strategy ``share``, and the reason, empty if the guest is to share blocks.
 
-    ``minimum``: the least share of the guest's allocation that must be saved; minus infinity if none need be.
+    ``minimum``: the least share of the guest's allocation that must be saved; minus infinity if nothing need be
+    saved.
     """
     if not sharing.shareable_bytes:
         return Verdict.SKIP, _why_nothing_to_share(sharing, similarity)

@@ -33,8 +33,8 @@ _MAX_TABLES = 64 * MIB
 tables."""
 
 _REMOVE = (
-    "Make a copy of it, use `qemu-img bitmap --remove COPY NAME` to remove each bitmap that `qemu-img info COPY`"
-    " shows, and use the copy."
+    "Make a copy of the image, use `qemu-img bitmap --remove COPY NAME` to remove each bitmap that `qemu-img info"
+    " COPY` shows, and use the copy."
 )
 """The remedy for bitmaps that QEMU accepts, but batchdiff does not."""
 
@@ -52,7 +52,7 @@ def bitmap_tables(directory: bytes, count: int, cluster_size: int, virtual_size:
     tables, names, found = [], set(), 0
     for name, (offset, entries, flags, kind, bits) in _entries(directory):
         found += 1
-        # QEMU skips a bitmap that is marked "in use" if it has loaded another one of that name.
+        # QEMU skips a bitmap that is marked "in use" if it has loaded another one with the same name.
         _require(flags & _IN_USE or name not in names, "two bitmaps have the same name")
         names.add(name)
         _require(kind == _DIRTY_TRACKING and not flags & ~_KNOWN_FLAGS, "a bitmap has an unknown type or flag")
@@ -79,7 +79,7 @@ def _entries(directory: bytes) -> Iterator[tuple[bytes, tuple[int, int, int, int
         name = directory[at + _ENTRY.size : at + _ENTRY.size + name_bytes]
         at = align_up(at + _ENTRY.size + name_bytes, 8)
         _require(extra == 0, "an entry has extra data, which QEMU does not accept")
-        _require(at <= len(directory), "it ends inside a name")
+        _require(at <= len(directory), "it ends inside a name or its padding")
         _require(name_bytes <= _LONGEST_NAME, f"a name has more than {_LONGEST_NAME} bytes")
         require(b"\0" not in name, "the name of a bitmap contains a null byte", remedy=_REMOVE)
         yield name, (offset, entries, flags, kind, bits)

@@ -14,7 +14,7 @@ from batchdiff.units import align_up
 
 
 class Packer:
-    """An allocator of space in a file from the offset ``start`` on, which must be aligned to a cluster.
+    """An allocator of space in a file. ``start``: the first offset, which must be aligned to a cluster.
 
     ``most_uses``: how many compressed clusters can have parts in one cluster of the file.
     """
@@ -27,18 +27,19 @@ class Packer:
         """The file offset at which the allocated clusters end."""
 
     def place(self, length: int | None) -> int:
-        """Allocate space for a compressed cluster, or for an uncompressed one (None); return its file offset."""
+        """Allocate ``length`` bytes for a compressed cluster, or a whole cluster (None); return the offset."""
         if length is None:
             offset, self.end = self.end, self.end + self._cluster_size
             return offset
         room_ends = align_up(self._cursor, self._cluster_size)
         if self._uses == self._most_uses or (room_ends != self.end and self._cursor + length > room_ends):
             # The refcount of the cluster in progress is at its maximum, or the data does not fit into the rest of
-            # it and the next one is taken.
+            # that cluster, and the next cluster is occupied.
             self._cursor, self._uses = self.end, 0
         offset, self._cursor = self._cursor, self._cursor + length
         self.end = max(self.end, align_up(self._cursor, self._cluster_size))
-        left = self._cursor // self._cluster_size > offset // self._cluster_size  # the cursor is in the next one
-        reached = self._cursor % self._cluster_size > 0  # and something is stored there
+        # Is the cursor in the next cluster, and is something stored there?
+        left = self._cursor // self._cluster_size > offset // self._cluster_size
+        reached = self._cursor % self._cluster_size > 0
         self._uses = int(reached) if left else self._uses + 1
         return offset

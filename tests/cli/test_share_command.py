@@ -542,7 +542,7 @@ def test_what_only_qemu_can_read_is_refused(on_xfs):
     entry = "{path: db.luks, format: luks, secret_file: secret}"
     with_manifest(on_xfs.parent, MANIFEST.replace("{path: db.qcow2, format: qcow2}", entry))
     run_here("plan", on_xfs, expect=1)
-    assert "only QEMU can read the data of it" in guests_of(on_xfs)["db.luks"]["reason"]
+    assert "only QEMU can read its data" in guests_of(on_xfs)["db.luks"]["reason"]
     assert guests_of(on_xfs)["web"]["verdict"] == "share"
 
 

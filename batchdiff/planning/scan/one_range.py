@@ -3,7 +3,7 @@
 ::
 
     range of 64 MiB  | window | window | window | ...
-    template           read once for all guests, hashed
+    template           read only once, and hashed
     guest 1            in each window, read and compared from the first to the last byte that is not settled
     guest 2            ...
 
@@ -115,7 +115,7 @@ class Scanner:
         self._stride = Stride(RANGE // WINDOW)
 
     def scan(self, number: int) -> RangeResult:
-        """Return the differences in range ``number``.
+        """Scan range ``number``.
 
         :raises ImageError: the template cannot be read.
         """
@@ -224,7 +224,7 @@ class Scanner:
     def _settled(
         self, guest_index: int, segments: list[Segment], template_extents: list[SharedExtent]
     ) -> list[tuple[int, int]]:
-        """Return a guest's bytes in the template's files, or in blocks that both share at the same offset."""
+        """Return guest bytes in the template's files, or in blocks that the template has at the same offset."""
         if not segments:
             return []
         if guest_index in self._thin:

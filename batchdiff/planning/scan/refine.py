@@ -86,7 +86,7 @@ class RefineJob:
     def begin(self) -> Iterator[Callable[[tuple[str, int]], StretchResult]]:
         """Open the template, and yield the function that does a task.
 
-        :raises ImageError: the template cannot be opened, or consists of other files now.
+        :raises ImageError: the template cannot be opened, or now consists of different files.
         """
         with open_same_files(self.template, self.files, self.observer) as template:
             yield partial(self._refine, template)
@@ -127,7 +127,7 @@ def refine_granules(template: Image, guest: Image, granules: Extents, granule: i
 
 
 def _pieces(granules: Extents, granule: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield the byte ranges of granules, in whole units, joined over small gaps, cut to windows."""
+    """Yield the byte ranges of granules, in whole units, joined across small gaps and cut at window boundaries."""
     starts = granules.first * granule // UNIT * UNIT
     ends = np.minimum(-(-granules.end * granule // UNIT) * UNIT, size)
     apart = starts[1:] > ends[:-1] + _GAP

@@ -67,7 +67,7 @@ def reopen(record: PlannedImage, observer: ReadObserver | None = None) -> Image:
     try:
         image = open_image(record.source, observer=observer)
     except ImageError as error:
-        # A change is the likely cause of the error, so report it.
+        # A change is the likely cause of the error, so report the change.
         now = tuple(fingerprint_at(path) or NO_FILE for path in record.paths)
         if NO_FILE not in now and (changes := record.changes(now)):
             raise changed_meanwhile(changes) from error
@@ -99,7 +99,7 @@ def on_any_device(files: Files) -> Files:
 def open_same_files(source: ImageSource, files: Files, observer: ReadObserver | None = None) -> Image:
     """Open an image, and check that its chain consists of the given files.
 
-    :raises ImageError: it consists of other files, or cannot be opened.
+    :raises ImageError: it consists of different files, or cannot be opened.
     """
     image = open_image(source, observer=observer)
     found = files_of(image)

@@ -39,7 +39,7 @@ class ScanJob:
     def open(self) -> Scanner:
         """Open all images; a guest that cannot be opened is a failure in all results.
 
-        :raises ImageError: the template cannot be opened, or consists of other files now.
+        :raises ImageError: the template cannot be opened, or now consists of different files.
         """
         template = _read_ahead(open_same_files(self.template, self.files, self.observer))
         guests: list[Image | ImageError] = []
@@ -57,7 +57,7 @@ class ScanJob:
     def begin(self) -> Iterator[Callable[[int], RangeResult]]:
         """Open all images, and yield the function that scans a range.
 
-        :raises ImageError: the template cannot be opened, or consists of other files now.
+        :raises ImageError: the template cannot be opened, or now consists of different files.
         """
         scanner = self.open()
 

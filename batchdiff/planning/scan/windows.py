@@ -18,7 +18,7 @@ from batchdiff.planning.scan.spans import Spans, spans_by_window, subtract
 from batchdiff.qcow2.entries import Origin
 
 MOST_KEPT = 32768
-"""Segments and windows to keep at a time for all images: about 13 MiB, 400 bytes each."""
+"""The maximum number of segments and windows to keep at a time for all images: about 13 MiB, 400 bytes each."""
 
 
 @frozen
@@ -66,7 +66,7 @@ class Stride:
         self.windows = 1
 
     def fits(self, kept: int, windows: int) -> bool:
-        """Return whether this many windows fit; if not, halve the number to try next."""
+        """Return whether this many windows fit (one always does); if not, halve the number to try next."""
         if kept <= MOST_KEPT or windows == 1:
             return True
         self.windows = windows // 2

@@ -3,7 +3,7 @@
 ::
 
     planner   task -> pipe 1 -> worker 1 -> result      A worker's death closes its pipe: the planner knows
-              task -> pipe 2 -> worker 2 -> result      its current task, and the signal that killed it.
+              task -> pipe 2 -> worker 2 -> result      the worker's current task, and how it died.
 
 If only one worker is asked for, the planner does the tasks itself.
 """

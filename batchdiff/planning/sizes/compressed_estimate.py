@@ -150,7 +150,10 @@ def _sampled_lengths(
 
 
 def _error(sizes: npt.NDArray[np.int64], count: int) -> float:
-    """Return half the width of the 95% interval of the sum of ``count`` sizes, sampled without replacement."""
+    """Return half the width of the 95% interval of the sum of ``count`` sizes.
+
+    ``sizes``: a sample of them, drawn without replacement.
+    """
     drawn = len(sizes)
     if drawn == count:
         return 0.0
@@ -159,7 +162,7 @@ def _error(sizes: npt.NDArray[np.int64], count: int) -> float:
 
 
 def _packed(lengths: npt.NDArray[np.int64], geometry: Geometry, unit: int) -> tuple[int, int]:
-    """Return the bytes up to the end of the stored data, and how many of them are not in unwritten units.
+    """Return the bytes up to the end of the stored data, and how many of them are in units that are written to.
 
     Neither is rounded up, because a sample's rounding would be multiplied.
     """

@@ -83,7 +83,7 @@ class WrittenRuns:
         self._begin, self._stop = int(begins[first[-1]]), int(stops[-1])
 
     def reach(self, size: int) -> None:
-        """Count the space reserved after the last part, if any, in a file of ``size`` bytes."""
+        """Count any reserved space between the last part and the end of the file, at ``size`` bytes."""
         if self._reserved:
             left = ceil_div(size, self._volume.block) - self._stop
             self._closed += ceil_div(max(left, 0), self._lists.longest_unwritten)
@@ -167,7 +167,7 @@ def _shifts(runs: Offsets, cluster: int, layout: AnyLayout) -> Offsets:
 
 
 def metadata_parts(layout: AnyLayout, extents: Extents, block: int) -> tuple[Offsets, Offsets]:
-    """Return the starts and ends of the parts written before the data."""
+    """Return the starts and ends of the written parts of the headers and of the L1 and L2 tables."""
     if isinstance(layout, QedLayout):
         starts, ends = entry_ranges(extents, layout)
         return np.concatenate([[0], starts]), np.concatenate([[1], ends])

@@ -42,7 +42,7 @@ def overlay_layout(
 
 
 def overlay_disk_bytes(layout: AnyLayout, extents: Extents, options: OverlayOptions, data: int, unit: int) -> int:
-    """Return an overlay's bytes on disk, in whole units; its data takes ``data`` bytes."""
+    """Return an overlay's bytes on disk, each part rounded up to whole units. Its data takes ``data`` bytes."""
     if isinstance(layout, QedLayout):
         return _qed_disk_bytes(layout, extents, data, unit)
     if options.data_file is None and options.preallocation.reserves_blocks:
@@ -66,7 +66,7 @@ def _luks_disk_bytes(layout: Layout, options: OverlayOptions, unit: int) -> int:
 
 
 def _qed_disk_bytes(layout: QedLayout, extents: Extents, data: int, unit: int) -> int:
-    """Count only the units that table entries touch: most of a table can be a hole."""
+    """Return a QED overlay's bytes on disk. Of a table, count only units with entries: the rest can be a hole."""
     ranges = [np.array([[0, 1]]), np.stack(entry_ranges(extents, layout), axis=1)]
     if layout.cluster_size < unit:  # all units that hold a data cluster are taken
         if extents.units(Kind.DATA):

@@ -23,7 +23,9 @@ def extents_to_write(units: Extents, virtual_size: int, options: OverlayOptions,
 
 
 def disk_bytes(layout: Layout, data: int, unit: int = UNIT) -> int:
-    """Return an overlay's bytes on disk, in whole units; its data clusters take ``data`` bytes.
+    """Return an overlay's bytes on disk, each part rounded up to whole units.
+
+    ``data``: the bytes that its data clusters take.
 
     If a unit holds several clusters, all units of the file count, even if they are holes.
     """
@@ -57,8 +59,8 @@ class OverlaySize(NamedTuple):
 class ComparedSizes(NamedTuple):
     """The sizes of an uncompressed overlay in bytes, by geometry.
 
-    ``file``: the length, including a data file. ``disk``: the space on disk if the guest's data has no holes;
-    empty if ``file`` decides.
+    ``file``: the length, including that of a data file. ``disk``: the space on disk if the guest's data has no
+    holes; empty if ``file`` decides.
     """
 
     file: dict[Geometry, int]
