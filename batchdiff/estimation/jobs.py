@@ -74,7 +74,7 @@ class Fleet:
     def open_template(self) -> Image:
         """Open the template.
 
-        :raises ImageError: it cannot be opened, or now consists of other files.
+        :raises ImageError: it cannot be opened, or now consists of different files.
         """
         return open_same_files(self.template, self.files, self.observer)
 

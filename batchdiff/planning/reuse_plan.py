@@ -54,7 +54,8 @@ def reusable_overlays(older: Plan, candidates: list[Candidate]) -> dict[str, Reu
 
 def _same_disk_use(part: GuestPlan, entry: GuestEntry) -> bool:
     """Return False if older figures may be wrong: another folder's filesystem may have other allocation units."""
-    if entry.options.compression is Compression.NONE and entry.options.extended_l2 is False:
+    options = entry.options
+    if options.compression is Compression.NONE and options.extended_l2 is False and options.data_file is None:
         return True  # the figures are determined again
     return part.overlay_path.rpartition("/")[0] == entry.overlay_path.rpartition("/")[0]
 

@@ -70,7 +70,9 @@ def plan_to_share(  # noqa: PLR0913, PLR0917  # one caller
         sharing = survey_sharing(template, guest, units, known, allocated)
     except OSError as error:
         raise ImageError(
-            f"cannot find the blocks of {guest.path}", path=guest.path, why=error.strerror or str(error)
+            f"cannot find the blocks of {guest.path} or of the template",
+            path=guest.path,
+            why=error.strerror or str(error),
         ) from error
     verdict, reason = sharing_verdict(sharing, similarity, minimum)
     entry = candidate.entry if overlay is None else replace(candidate.entry, options=overlay.options)

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import notation
+import plans
 import pytest
 from examples import examples
 from filesystems import mounted
@@ -16,8 +17,10 @@ from small_fleet import GUESTS, OTHER, TEMPLATE, checksum, fresh, manifest, writ
 
 from batchdiff.choices import Verdict
 from batchdiff.errors import ImageError
+from batchdiff.manifest.manifest import GuestEntry
 from batchdiff.plan.overlay_options import BackingPath, Compat, Compression, OverlayOptions
 from batchdiff.plan.overlay_rules import contradictions
+from batchdiff.planning import reuse_plan
 from batchdiff.planning.planner import GENERATOR, EarlierResults, make_plan
 from batchdiff.planning.reuse_plan import reusable_overlay
 from batchdiff.planning.scan import one_range
@@ -159,6 +162,14 @@ def test_overlays_with_data_files_are_compared_by_disk_space(images, cluster_siz
     assert taken(said) == 3
     assert checksum(plan) == checksum(older)
     assert all(guest.diff.savings.standard_l2_disk_bytes for guest in plan.guests)
+
+
+@pytest.mark.parametrize(("data_file", "is_same"), [(None, True), ("/srv/other/a.data", False)])
+def test_a_data_file_makes_the_filesystem_of_the_overlay_count(data_file, is_same):
+    options = OverlayOptions(extended_l2=False, data_file=data_file)
+    part = plans.guest_plan("a", overlay_path="/srv/old/a.qcow2")
+    entry = GuestEntry("a", part.source, "/srv/other/a.qcow2", options)
+    assert reuse_plan._same_disk_use(part, entry) is is_same
 
 
 @pytest.mark.parametrize("what", ["template", "touched", "version", "other"])
