@@ -162,7 +162,7 @@ class InUseError(GuestError):
 
 
 class ProgramError(BatchdiffError):
-    """An external program is missing or failed."""
+    """An external program is missing or fails."""
 
     exit_code = 7
 

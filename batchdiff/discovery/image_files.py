@@ -1,4 +1,4 @@
-"""Find files that may be images: all that are named, and those in folders or of globs that look like images.
+"""Find files that may be images: all that are named; in folders and globs, those that look like images.
 
 ::
 
@@ -58,7 +58,7 @@ class FileToSample(NamedTuple):
 
 
 class FileSearch:
-    """The files to sample, each once, even if it has several names, and those left out.
+    """The files to sample, and those left out. A file with several names is sampled once.
 
     ``ignored``: how many files do not look like images.
     """
@@ -85,9 +85,9 @@ class FileSearch:
             self._add_once(file._replace(path=path), identity_in(status))
 
     def add_path(self, path: str) -> None:
-        """Add a file, or those in a folder or of a glob that look like images.
+        """Add a file; for a folder or a glob, add those of its files that look like images.
 
-        :raises UsageError: nothing is found, or a glob has too many matches.
+        :raises UsageError: the path does not exist, or the glob has no matches or too many.
         """
         if os.path.isdir(path):
             self._add_folder(path)
@@ -159,7 +159,7 @@ class FileSearch:
 def find_files(paths: Iterable[str], more: Iterable[FileToSample] = ()) -> FileSearch:
     """Search ``paths`` (files, folders and globs), and add ``more``: the files that definitions name.
 
-    :raises UsageError: nothing is found for a path, or a glob has too many matches.
+    :raises UsageError: a path does not exist, or a glob has no matches or too many.
     """
     search = FileSearch()
     # First, so that a declared format counts even if the file is found again.

@@ -47,7 +47,7 @@ def manifest_text(  # noqa: PLR0913  # options by keyword
     folder: str,
     left_out: tuple[Exclusion, ...] = (),
 ) -> str:
-    """Return the manifest of a group, of which :func:`is_listed` must accept the template and at least one copy.
+    """Return the manifest of a group. :func:`is_listed` must accept its template and at least one copy.
 
     ``figures`` returns the text of a copy's comment; ``exists``, whether a path is taken; ``longest``, how many
     bytes a name in a folder may have. ``folder``: the place for overlays of guests in /dev if the template is
@@ -176,7 +176,7 @@ def _with_folder(path: str) -> str:
 
 
 def _free(wanted: str, taken: Callable[[str], bool], most: int | None = None) -> str:
-    """Return a name or path that is not taken. ``most``: the most bytes of its last component."""
+    """Return a name or path that is not taken. ``most``: the maximum length of its last component, in bytes."""
     folder, last = posixpath.split(wanted)
     stem, suffix = posixpath.splitext(last)
     number = 1

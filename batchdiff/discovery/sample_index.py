@@ -31,7 +31,8 @@ _NORMAL = 1.96
 class SampleIndex:
     """An index in which an image is known by its place in ``images``.
 
-    ``keys``, ``heights``: by image, the keys of its samples, and the highest level at which each is chosen.
+    ``keys``, ``heights``: by image, the keys of its samples, and the highest level at which the probe of each is
+    chosen.
     """
 
     def __init__(self, images: Sequence[Samples], probe_bits: int) -> None:
@@ -82,7 +83,7 @@ class SampleIndex:
         return self._share_of_hits(image, template, np.ones(len(self.keys[image]), dtype=np.int64))
 
     def changed_bytes(self, image: int, template: int) -> Interval:
-        """Estimate the bytes that an overlay would store of an image's nonzero samples."""
+        """Estimate how many bytes of an image's data an overlay would store."""
         share = self._share_of_hits(image, template, self._stored[image]).subtracted_from(1)
         return _product(share, self._stored_bytes(image))
 

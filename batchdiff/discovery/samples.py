@@ -44,7 +44,7 @@ _ENOUGH = 2
 
 
 class SampleShape(NamedTuple):
-    """The most samples of an image, and the binary logarithm of the number of samples in a probe."""
+    """The maximum number of samples of an image, and the binary logarithm of the number of samples in a probe."""
 
     most: int
     probe_bits: int
@@ -56,7 +56,7 @@ class SampleShape(NamedTuple):
 
     @property
     def probes(self) -> int:
-        """The most probes that are read of an image."""
+        """The maximum number of probes to read from an image."""
         return max(self.most >> self.probe_bits, 1)
 
 
@@ -89,7 +89,7 @@ class ReadCount:
 
 
 def most_bytes(path: str, shape: SampleShape) -> int:
-    """Estimate the most bytes to read of an image; 0 if its own file cannot be opened."""
+    """Estimate the maximum number of bytes to read from an image; 0 if its own file cannot be opened."""
     try:
         fd = open_image_file(path)
         try:
@@ -122,7 +122,7 @@ def _data_bytes(path: str) -> int:
 
 
 def take_samples(image: Image, shape: SampleShape, count: ReadCount) -> Samples:
-    """Return the samples of an open image. ``count`` is right even if a read fails.
+    """Return the samples of an open image. ``count`` includes what was read before an error.
 
     :raises ImageError: the image cannot be read, or the filesystem reports an error.
     """

@@ -1,6 +1,6 @@
-"""The figures of a plan that is not written.
+"""The figures of a plan that is made, but not written.
 
-::
+The order in which images are read::
 
     samples    guest 1 + template, guest 2 + template, ...    each guest is read with the template beside it
     plan       template, guest 1, guest 2, ...                the template is read once for many guests
@@ -53,6 +53,6 @@ def _as_estimate(guest: GuestPlan, sample: GuestSample | None) -> GuestEstimate:
         less = min(more, savings.overlay_disk_bytes)
         overlay = exactly(float(savings.overlay_disk_bytes)).widened(below=less, above=more)
         saved = exactly(float(savings.saved_bytes)).widened(below=more, above=less)
-    # The plan has read the sampled bytes again.
+    # Both count: the plan has read the sampled bytes again.
     probes, read = (0, 0) if sample is None else (sample.probes, sample.read_bytes + sample.frame.open_bytes)
     return GuestEstimate(guest, overlay, saved, probes=probes, read_bytes=read, is_complete=True)

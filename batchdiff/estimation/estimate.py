@@ -17,9 +17,9 @@ class GuestEstimate:
     """The estimate for one guest.
 
     ``plan``: the guest's part of a plan if the rest of the guest is like its sample. ``overlay``, ``saved``: the
-    bytes that an overlay would take on disk, and that would be freed; None if not estimated. ``threshold``: the
-    least savings, in bytes, at which a plan works on the guest. ``read_bytes``: the bytes read of the guest and,
-    for its probes, of the template. ``is_complete``: the verdict and the figures are those of a plan.
+    bytes that an overlay would take on disk, and those that would be freed; None if not estimated. ``threshold``:
+    the least savings, in bytes, with which a plan works on the guest. ``read_bytes``: the bytes read from the
+    guest and, for its probes, from the template. ``is_complete``: the verdict and the figures are those of a plan.
     """
 
     plan: GuestPlan
@@ -32,7 +32,7 @@ class GuestEstimate:
 
     @property
     def savings(self) -> Savings | Sharing | None:
-        """The plan's savings or, if the guest would get no overlay, its sharing."""
+        """The plan's savings; its sharing if the guest would get no overlay; None if ``saved`` is None."""
         if self.saved is None:
             return None
         if self.overlay is None:
@@ -86,7 +86,7 @@ class EstimateTotals:
 class Estimate:
     """The estimate of a fleet.
 
-    ``whole_bytes``: the bytes that a plan would read, without the data that it reads again to compress it.
+    ``whole_bytes``: the bytes that a plan would read, not counting the data that it rereads to compress it.
     ``template_bytes``: the template's part of ``whole_bytes`` if a plan was made for its figures; otherwise 0.
     """
 

@@ -130,7 +130,7 @@ class _PlanReadsLessError(Exception):
 
 
 class _Estimator:
-    """The work on one fleet. ``_decided``: estimates of guests that are not sampled, or no longer."""
+    """The work on one fleet. ``_decided``: estimates of guests that are not, or no longer, sampled."""
 
     def __init__(
         self, template: Image, parts: list[Part], facts: FleetFacts, options: EstimateOptions, *, sharing: bool

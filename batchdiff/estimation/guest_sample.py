@@ -22,7 +22,7 @@ FIRST_PROBES = range(32, 128)
 """The bounds of :func:`first_probes`. With 128, the error hardly ever exceeds a tenth of the open bytes."""
 
 _FIRST_OF_FLEET = 8192
-"""The number of probes to read first from a fleet of 64 to 256 guests: its total needs fewer from each guest."""
+"""The number of probes to read first from a fleet of 64 to 256 guests: the more guests, the fewer from each."""
 
 _LEAST_OF_CLASS = 16
 
@@ -98,7 +98,7 @@ class GuestSample:
 
     @property
     def is_complete(self) -> bool:
-        """True if all open classes are drawn whole."""
+        """True if all probes of the sampled classes are drawn."""
         return all(each.strata.is_complete for each in self.classes.values())
 
     @property
@@ -132,12 +132,12 @@ class GuestSample:
         return {kind: self._sum(sample, sample.contents.prices) for kind, sample in self.classes.items()}
 
     def unshared_bytes(self) -> Interval:
-        """Return the sum of ``data_bytes`` without the bytes that the overlay will share."""
+        """Return the sum of ``data_bytes``, minus the bytes that the overlay will share."""
         found = {kind: sample.contents for kind, sample in self.classes.items()}
         return sum_of(self._sum(self.classes[kind], each.prices - each.shared) for kind, each in found.items())
 
     def tables(self, coverage: int) -> tuple[int, int]:
-        """Return the least and the greatest number of L2 tables, each for ``coverage`` bytes."""
+        """Return the least and the greatest possible number of L2 tables; each maps ``coverage`` bytes."""
         least, most = set[int](), set[int]()
         part = min(coverage, self.frame.probe_size)  # with very small clusters, a probe needs several tables
         for kind in (ProbeClass.ADDED, ProbeClass.COMPARED, ProbeClass.CLEARED):

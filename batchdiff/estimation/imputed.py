@@ -46,8 +46,8 @@ class SampledClass(NamedTuple):
 class Imputed:
     """The imputed content of a guest.
 
-    ``table``, ``lengths``: the rows of ``SETTLED_ROWS``, then one for each probe that was read; ``rows``: for each
-    probe of the guest, its row in both.
+    ``table``, ``lengths``: a row for each class in ``SETTLED_ROWS``, then one for each probe that was read;
+    ``rows``: for each probe of the guest, its row in both.
     """
 
     table: KindsOfProbes
@@ -75,7 +75,7 @@ class Imputed:
         return Extents(found.first * factor, found.count * factor, found.kind)
 
     def compressed_lengths(self, samples: list[Sample]) -> list[list[int]]:
-        """Return the imputed compressed sizes of clusters: a ``Measure`` that compresses nothing."""
+        """Return the imputed compressed sizes of clusters, as a ``Measure`` does, but compress nothing."""
         of_probe = self.lengths.shape[1]
         return [
             [int(self.lengths[self.rows[cluster // of_probe], cluster % of_probe]) for cluster in sample.clusters]

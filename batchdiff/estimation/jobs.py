@@ -61,7 +61,7 @@ class SampledGuest:
 class Fleet:
     """The template, and the guests by name.
 
-    ``files``: the template's files, as they were when it was first opened. ``sharing``: the template shares
+    ``files``: the identities of the template's files when it was first opened. ``sharing``: the template shares
     blocks with other files.
     """
 
@@ -183,7 +183,7 @@ class SizeResult(NamedTuple):
 
     ``taken``: with the rule WRITTEN, the bytes on disk that the prediction includes for the overlay's data.
     ``tables``: the number of the overlay's tables, as :func:`table_coverage` counts them. ``threshold``: the least
-    savings, in bytes, for which the guest is converted.
+    savings, in bytes, with which the guest is converted.
     """
 
     plan: GuestPlan

@@ -1,4 +1,4 @@
-"""The bytes that a plan of the same fleet would read, and whether to make one instead of sampling further.
+"""The bytes that a plan would read, and whether to make a plan instead of sampling further.
 
 ::
 
@@ -42,7 +42,7 @@ def plan_reads_less(sampled: int, left: int, whole: int, *, exact: bool = False)
     """Return True if it is better to make a plan, which reads ``whole`` bytes, than to read further samples.
 
     ``sampled``: the bytes of all samples after the next round; ``left``: the bytes that would complete all
-    samples. ``exact``: no error is accepted. Otherwise, one more round is usually enough, and a plan would read
-    the sampled bytes again.
+    samples. ``exact``: no error is accepted. Otherwise, sampling continues for longer, because one more round is
+    usually enough, and a plan would read the sampled bytes again.
     """
     return left > whole and (exact or 3 * sampled > 2 * whole)

@@ -1,4 +1,4 @@
-"""The price of a probe: the bytes on disk that an overlay takes for its data, or that can be shared in place.
+"""The price of a probe: the bytes on disk that its data takes in an overlay, or that can be shared in place.
 
 ::
 

@@ -17,7 +17,7 @@ from batchdiff.estimation.guest_sample import GuestSample
 def refine(samples: Mapping[str, GuestSample], target: float) -> bool:
     """Double class samples until the sum of all prices should be certain enough; return False if it already is.
 
-    ``target``: the largest half width of the sum's interval, in bytes. Each class sample is doubled at most once.
+    ``target``: the maximum half width of the sum's interval, in bytes. Each class sample is doubled at most once.
     """
     squares = [
         (interval.half_width**2, name, kind)

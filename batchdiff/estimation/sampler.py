@@ -45,7 +45,7 @@ class Sampler:
     def frames(self) -> dict[str, Frame | ImageError]:
         """Return the frame of each guest, or the error that prevented it.
 
-        :raises ImageError: the template cannot be opened or exported.
+        :raises ImageError: the template cannot be used.
         :raises WorkerError: a worker failed.
         """
         tasks = {name: [name] for name in self._fleet.guests}
@@ -54,7 +54,7 @@ class Sampler:
     def read(self, samples: Mapping[str, GuestSample]) -> dict[str, ImageError]:
         """Read the pending probes; return an error for each guest that cannot be read.
 
-        :raises ImageError: the template cannot be read.
+        :raises ImageError: the template cannot be used.
         :raises WorkerError: a worker failed.
         """
         tasks = {name: list(_tasks(name, sample)) for name, sample in samples.items()}
