@@ -2,7 +2,7 @@
 
 ::
 
-    low.raw          relative to the image's folder        file:/images/low.raw  as without file:
+    low.raw          relative to the image's folder        file:/images/low.raw  like /images/low.raw
     /images/low.raw  absolute                              file:low.raw          in QEMU's working folder: refused
                                                            nbd://..., json:...   refused
 

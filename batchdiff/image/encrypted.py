@@ -38,7 +38,7 @@ def open_luks(source: ImageSource, observer: ReadObserver | None) -> Layer:
 def open_qcow2(source: ImageSource, observer: ReadObserver | None) -> Layer:
     """Open a qcow2 image, encrypted or not.
 
-    :raises ImageError: the image or its secret file cannot be used, or an image without encryption has one.
+    :raises ImageError: the image or its secret file cannot be used, or an unencrypted image has a secret file.
     """
     file = ImageFile(source.path, observer)
     plain = Qcow2Layer(source, observer, file)

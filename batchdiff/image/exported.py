@@ -26,8 +26,8 @@ from batchdiff.qemu.export import BlockDevice
 from batchdiff.qemu.shared_export import SharedExport
 
 _MOST_LISTED = 2_000_000
-"""The maximum number of runs (16 bytes each) in one list, past which holes count as data; also in all kept lists
-together."""
+"""The maximum number of runs (16 bytes each) in one list, past which holes count as data; also the maximum in
+all kept lists together."""
 
 _Offsets = npt.NDArray[np.int64]
 

@@ -1,4 +1,4 @@
-"""The files of images: opened safely, read in full, identified."""
+"""The files of images: opened safely, read without short reads, identified."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _READ_ONLY = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 READ_FOR_US = -1
-"""The ``fd`` of reads by another program for this process; their offsets are those on the image's disk."""
+"""The ``fd`` of reads by another program for this process; their offsets are on the image's disk."""
 
 
 class ReadObserver(Protocol):
@@ -50,8 +50,8 @@ def settle(observer: ReadObserver | None) -> None:
 def read_sequentially(fd: int) -> None:
     """Ask the kernel to read further ahead.
 
-    Measured with a cold cache: scans of images of 1 GiB at 250 MB/s took 79% to 82% of the time that they take
-    otherwise; scans of images of 256 MiB at 1 GB/s were no faster.
+    Measured with a cold cache: on a disk of 250 MB/s, scans of images of 1 GiB took 79% to 82% of the time that
+    they take otherwise; on one of 1 GB/s, scans of images of 256 MiB were no faster.
     """
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
@@ -59,8 +59,8 @@ def read_sequentially(fd: int) -> None:
 def open_image_file(path: str) -> int:
     """Open a regular file or block device for reading.
 
-    A symbolic link must lead to a block device: the name /dev/vg/lv lasts, but that of its target, /dev/dm-3, does
-    not.
+    A symbolic link is accepted only if it leads to a block device, because the name /dev/vg/lv lasts, and that of
+    its target, /dev/dm-3, does not.
 
     :raises ImageError: the file is of another kind, or cannot be opened.
     """
@@ -200,7 +200,7 @@ class ImageFile:
         return bytes(buffer)
 
     def read_at_most(self, offset: int, length: int) -> bytes:
-        """Return ``length`` bytes from ``offset`` on, or fewer at the end that the file had when it was opened.
+        """Return ``length`` bytes from ``offset`` on, or fewer if the file ended before that when it was opened.
 
         :raises ImageError: they cannot all be read.
         """
@@ -239,8 +239,8 @@ class ImageFile:
                 raise failed_read(self.path, at, error) from error
 
     def _end_of_data(self, start: int) -> int:
-        # In preallocated blocks, the kernel looks for the end page by page. Asking again for each piece of a run
-        # would take time that grows with the square of its length.
+        # In preallocated blocks, the kernel looks for the end of a run page by page. Asking again for each piece
+        # of the run would take time that grows with the square of its length.
         begin, end = self._last_run
         if not begin <= start < end:
             end = os.lseek(self.fd, start, os.SEEK_HOLE)

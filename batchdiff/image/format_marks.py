@@ -46,18 +46,21 @@ _ONLY_TO_QEMU = (
 """Beginnings of images of kinds that batchdiff does not read."""
 
 _BY_NAME = (".dmg", "dmg")
-"""The suffix, and its format, by which QEMU goes if it does not recognise the first bytes."""
+"""The suffix by which QEMU goes if it does not recognise the first bytes, and the format that it means."""
 
 
 def looks_like(path: str, observer: ReadObserver | None = None) -> ImageFormat | None:
-    """Return the format that a file's bytes suggest, or raw; None if it is unreadable, or cannot hold an image."""
+    """Return the format that a file's bytes suggest; raw if they suggest none.
+
+    None if the file is unreadable, or cannot hold an image.
+    """
     return _marked(path, lambda descriptor: _by_head(descriptor, observer) or _by_footer(descriptor, observer))
 
 
 def guesses_of_qemu(path: str, name: str, observer: ReadObserver | None = None) -> set[str]:
-    """Return the formats, by QEMU's names, as which QEMU may open a file if nothing names its format.
+    """Return QEMU's names of the formats that it may guess for a file if nothing names the file's format.
 
-    Empty if it is unreadable, or cannot hold an image. ``name``: the name by which QEMU opens it.
+    Empty if the file is unreadable, or cannot hold an image. ``name``: the name by which QEMU opens it.
     """
     return _marked(path, lambda descriptor: _guesses(_read(descriptor, 0, _HEAD, observer), name)) or set()
 
@@ -73,7 +76,8 @@ def _guesses(head: bytes, name: str) -> set[str]:
 
 def _marked(path: str, found: Callable[[int], _Found]) -> _Found | None:
     try:
-        # Opening a device can move a tape. O_NONBLOCK: a FIFO that has taken the file's place must not block us.
+        # Checked before opening, because opening a tape drive can move the tape. O_NONBLOCK: a FIFO that has taken
+        # the file's place must not block us.
         if not _can_hold_an_image(os.stat(path)):
             return None
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -66,12 +66,12 @@ class Image:
                 yield part if number == part.layer else part._replace(layer=number)
                 continue
             if below is None:
-                # Once for all gaps: a lookup for each gap would read the same tables repeatedly.
+                # One lookup for all gaps: a lookup for each would read the same tables repeatedly.
                 below = self._below(layer + 1, part.start, end)
             yield from _within(below, part.start, part.end)
 
     def _below(self, layer: int, start: int, end: int) -> list[Segment]:
-        """Return a layer's segments, with zeros past its end or if there is no such layer."""
+        """Return the segments from a layer down, with zeros past its end; only zeros if there is no such layer."""
         size = self._chain[layer].virtual_size if layer < len(self._chain) else 0
         found = list(self._resolved(layer, start, min(end, size)))
         if end > max(size, start):

@@ -21,8 +21,8 @@ class Segment(NamedTuple):
     """Guest bytes ``start`` to ``end`` (exclusive), all of one origin.
 
     ``address``: for FILE, the offset of ``start`` in the layer's file; for COMPRESSED, the descriptor in the
-    cluster's L2 entry; otherwise 0. ``layer``, meaningless for ZERO: the index in ``Image.layers``; in segments
-    that a layer returns, 0 for its own file, and from 1 on for its other files.
+    cluster's L2 entry; otherwise 0. ``layer``, meaningless for ZERO and ABSENT: the index in ``Image.layers``; in
+    segments that a layer returns, 0 for its own file, and from 1 on for its other files.
     """
 
     start: int

@@ -119,7 +119,9 @@ class MappedLayer(WithOthers):
             self._check_same_file(file.path, before)
         found = parsed_map(text, self.path, self._edges, is_located=own is None)
         if own is not None and own.size != found.size:
-            problem = f"QEMU reads a disk of {found.size} bytes from it, but its metadata gives {own.size}"
+            problem = (
+                f"QEMU reads a disk of {found.size} bytes from it, but its metadata gives a size of {own.size}"
+            )
             raise self._refused(FormatError(problem))
         return own or found
 
@@ -172,7 +174,7 @@ class MappedLayer(WithOthers):
                     f"its data ends past the end of {which} ({file.size} bytes), which is truncated or damaged"
                 )
                 raise self._refused(FormatError(problem))
-            # If this were allowed, a small file could unpack to any size.
+            # Without this check, a small file could fill a disk of any size.
             if (firsts[1:] < lasts[:-1]).any():
                 raise self._refused(FormatError(f"one part of {which} is used for several parts of the disk"))
 

@@ -40,7 +40,8 @@ def open_image(
             if no_overlay_of is not None and len(layers) == 1:
                 _check_not_above(declared, layer, no_overlay_of)
             check_backing(declared, layer.backing, following, top=source, observer=observer)
-            # Read qcow2's tables last: those of an overlay to which a VM is writing may be inconsistent.
+            # Read qcow2's tables last: if a VM is writing to an overlay, they may be inconsistent, but the checks
+            # above still recognise the overlay.
             layer.read_tables()
     except BaseException:
         for layer in layers:
@@ -80,7 +81,7 @@ def _needs_table(source: ImageSource) -> bool:
 def inspect(image: Image, *, refcounts: bool = False) -> None:
     """Inspect every layer of an image.
 
-    ``refcounts``: also refuse an image that is dangerous only to write to.
+    ``refcounts``: also refuse an image that is dangerous only if it is written to.
 
     :raises ImageError: a layer is not sound, or cannot be read.
     """
@@ -111,7 +112,7 @@ def _check_others(source: ImageSource, layer: Layer) -> None:
         )
     seen = {_identity(layer)}
     for other in others_of(layer):
-        if is_block_device(other.fd):  # it was put there after its name was checked
+        if is_block_device(other.fd):  # put there after the name was checked
             raise ImageError(
                 f"cannot use {source.path}",
                 path=source.path,

@@ -95,9 +95,10 @@ def read_l2_tables(file: ImageFile, header: Header, *, beyond: bool = False) -> 
 def entries_in(
     file: ImageFile, header: Header, tables: npt.NDArray[np.int64]
 ) -> Iterator[tuple[int, entries.Words]]:
-    """Yield the entries of adjacent L2 tables, with the number of tables before them in the file.
+    """Yield the entries of L2 tables, some adjacent tables at a time, with the number of tables before these.
 
-    Tables in holes are included in this number, but may themselves be left out: a small file can have millions.
+    The order is that of the file. Tables in holes count, but may be left out: a small file can have millions of
+    them.
 
     :raises ImageError: the file cannot be read.
     """

@@ -27,8 +27,8 @@ from batchdiff.image.in_use.open_files import Holders, have_open, holders_of, na
 from batchdiff.image.in_use.qemu_locks import CHANGES, OthersLocks, Permission, others_locks
 
 SHUT_DOWN_DOMAIN = (
-    "Shut its VM down. If libvirt has saved the VM's memory, start the VM first, or discard that memory with"
-    " `virsh managedsave-remove DOMAIN`."
+    "Shut its VM down. If libvirt has saved the VM's memory, start the VM and then shut it down, or discard that"
+    " memory with `virsh managedsave-remove DOMAIN`."
 )
 
 

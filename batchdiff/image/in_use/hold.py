@@ -60,7 +60,10 @@ class Held:
 
     @property
     def unknown(self) -> str:
-        """The reason why a use of the image, not of a guest's backing files, may go unnoticed; or empty."""
+        """The reason why a use of the image may go unnoticed; empty if there is none.
+
+        A guest's backing files do not count.
+        """
         return next(filter(None, (grip.unknown for grip in self._own())), "")
 
     def _own(self) -> list[_Grip]:
@@ -86,8 +89,8 @@ class Held:
     def alone(self) -> Usage:
         """End exports of the image, and return its use by other programs, even for reading.
 
-        A guest's backing files do not count. This process must have each file open only once, and its children not
-        at all.
+        A guest's backing files do not count. A second open() of a file by this process or its children may count
+        as the use of another program.
         """
         own = self._own()
         for grip in own:

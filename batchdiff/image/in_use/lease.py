@@ -1,4 +1,4 @@
-"""File leases, which show that a file is open, and make the next writer wait.
+"""File leases, which show whether a file is open, and make the next writer wait.
 
 ::
 

@@ -1,4 +1,4 @@
-"""QEMU's image locks: the permissions that others hold on an image, and those that they deny.
+"""QEMU's image locks: those of others on an image, and our own.
 
 ::
 
