@@ -41,8 +41,8 @@ class Definer:
     def define(self, change: DomainChange) -> bool:
         """Save a domain's definition, change it for the plan, and save the result.
 
-        Return False, and change nothing, if the definition is right already. If the change succeeds, but its
-        result cannot be read or saved, an error is raised, and the change stays.
+        Return False, and change nothing, if the definition could be changed, but is right already. If the
+        change succeeds, but its result cannot be read or saved, an error is raised, and the change stays.
 
         :raises DefinitionError: batchdiff must not change the definition now, or a definition cannot be parsed or
             saved.
@@ -94,13 +94,13 @@ class Definer:
         self._require_right_formats(disks, what)
         for path in (path_of(disk, self.pools) for disk in disks):
             if path and not os.path.exists(path):
-                why = f"the image that its VM would use, {path}, is missing"
+                why = f"an image that its VM would use, {path}, is missing"
                 raise DefinitionError(what, why=why, remedy=self._to_bring_back(path))
         self.libvirt.define(name, last.before, saved=last.path)
         return True
 
     def refresh_pools(self) -> list[tuple[str, ProgramError]]:
-        """Have libvirt refresh the pools that contain guests' images; return the failed ones, and why."""
+        """Have libvirt refresh the pools that contain guests' images; return the pools that failed, and why."""
         failed = []
         folders = {os.path.dirname(path) for disk in self.disks for path in disk.known_as}
         for pool in self.pools:

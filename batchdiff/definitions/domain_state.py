@@ -23,9 +23,9 @@ OFF = "shut off"
 
 @frozen
 class Contradiction:
-    """A record that libvirt keeps and that would contradict a domain's changed definition.
+    """Records of one kind that libvirt keeps, and that would contradict a domain's changed definition.
 
-    ``commands`` remove it, in this order. ``advice``: without the final full stop.
+    ``commands`` remove them, in this order. ``advice``: without the final full stop.
     """
 
     what: str

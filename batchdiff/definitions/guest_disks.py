@@ -20,7 +20,7 @@ RESTORING = "its restore has not finished"
 
 
 class BackingImage(NamedTuple):
-    """An image below a VM's disk. ``format``: libvirt's name for it."""
+    """An image below a VM's disk. ``format``: libvirt's name for the format."""
 
     path: str
     format: str
@@ -100,7 +100,7 @@ def _backing_name(source: ImageSource) -> str:
 
 
 def _is_standalone(source: ImageSource) -> bool:
-    """Return whether an image certainly has no backing file, like one that restore has rebuilt."""
+    """Return whether an image certainly has no backing file; one that restore has rebuilt has none."""
     try:
         with closing(open_layer(source)) as layer:
             return layer.backing is None

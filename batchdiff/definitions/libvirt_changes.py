@@ -16,12 +16,12 @@ from batchdiff.files.filenames import shell_word
 from batchdiff.frozen import frozen
 
 _DEFAULT_FORMAT = "raw"
-"""Source: formatdomain.html, "driver"."""
+"""The format of a disk if its definition declares none. Source: formatdomain.html, "driver"."""
 
 
 @frozen
 class DomainChange:
-    """A domain with guests of the plan, and its definition with their images.
+    """A domain with guests of the plan, and its definition, changed to use their images.
 
     ``commands`` remove what contradicts the change; ``notes`` explain them.
     """

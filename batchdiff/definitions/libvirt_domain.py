@@ -47,8 +47,8 @@ class DomainDisk:
 class Domain:
     """A domain as its XML describes it.
 
-    ``where``: a name for the source of the XML, such as a file. ``disks``: without CD-ROMs, floppy disks, and
-    disks without a source.
+    ``where``: a name for the source of the XML, such as a file. ``disks``: CD-ROMs, floppy disks, and disks
+    without a source are left out.
     """
 
     name: str

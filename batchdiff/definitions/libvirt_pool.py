@@ -21,7 +21,7 @@ class Pool:
         return os.path.realpath(os.path.join(self.folder, volume)) if self.folder else ""
 
     def volume_at(self, path: str) -> str:
-        """Return a volume's name by its path; empty if the path is not directly in the folder."""
+        """Return a volume's name by its path; empty if the path is not directly in the pool's folder."""
         folder, name = os.path.split(path)
         return name if self.folder and os.path.realpath(folder) == os.path.realpath(self.folder) else ""
 

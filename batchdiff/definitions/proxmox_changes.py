@@ -29,7 +29,7 @@ _RUN_FOLDER = "/var/run/qemu-server"
 
 @frozen
 class VmChange:
-    """A VM with guests of the plan, and its configuration with their images.
+    """A VM with guests of the plan, and its configuration, changed to use their images.
 
     ``commands`` change the drives, except unused ones; ``notes`` are about the commands. ``obstacles``: why the
     configuration must not change now, besides the ``waiting`` of ``uses``.
@@ -201,8 +201,8 @@ def _of_name(config: VmConfig, drive: ConfigDrive, use: GuestUse, volume: str) -
     if not can_be_in_value(volume):
         yield (
             f"{use.guest} would use {volume}, but Proxmox VE cannot store a name that contains a comma, an equals"
-            " sign or a line break, or ends in a space: plan again with another path for the overlay, for example"
-            " with `overlay: {layout: proxmox}`; if the guest has been converted, restore it first"
+            " sign or a line break, or ends in a space: if the guest has been converted, first restore it; then"
+            " plan again with another path for the overlay, for example with `overlay: {layout: proxmox}`"
         )
     elif drive.is_unused and volume.startswith("/"):
         yield (

@@ -32,7 +32,8 @@ _FORMAT = "format="
 _DELETE = "delete"
 
 MAIN, PENDING = "", "PENDING"
-"""Names of sections; any other name is that of a snapshot, or begins with ``special:`` and has no drives."""
+"""Names of sections; any other section is a snapshot, or has no drives and a name that begins with
+``special:``."""
 
 
 class ConfigDrive(NamedTuple):
@@ -137,7 +138,7 @@ def can_be_in_value(volume: str) -> bool:
 
 
 def volume_in(value: str) -> str:
-    """Return the volume, path or word such as ``none`` in a drive's value; empty without any."""
+    """Return the volume, path or word such as ``none`` in a drive's value; empty if there is none of these."""
     return next(filter(None, map(_volume_in, value.split(","))), "")
 
 
@@ -147,7 +148,7 @@ def _volume_in(part: str) -> str:
 
 
 def with_volume(drive: ConfigDrive, volume: str, image_format: str) -> str:
-    """Return a drive's value with another volume or path, and the option ``format`` adapted.
+    """Return a drive's value with another volume or path, and with the option ``format`` adapted or added.
 
     Proxmox VE does not start a VM if ``format`` contradicts the volume's name.
     """

@@ -7,7 +7,7 @@
             content images,iso
 
     local:9000/base-9000-disk-0.qcow2/101/vm-101-disk-0.qcow2  ->  /var/lib/vz/images/101/vm-101-disk-0.qcow2
-    tree:101/vm-101-disk-0.raw  ->  /srv/tree/images/101/vm-101-disk-0/disk.raw, if tree is on btrfs
+    tree:101/vm-101-disk-0.raw  ->  /srv/tree/images/101/vm-101-disk-0/disk.raw, if tree is a btrfs storage
 
 Sources: pve-common, ``parse_config`` in src/PVE/SectionConfig.pm; pve-storage, ``parse_config``, ``parse_volname``
 and ``filesystem_path`` in src/PVE/Storage/Plugin.pm and BTRFSPlugin.pm.
@@ -31,7 +31,7 @@ _LOCAL = ("local", "/var/lib/vz")
 _OWN_FOLDER = f"/{BTRFS_FILE}"
 _RAW = ".raw"
 _MOUNTED = {"nfs", "cifs", "cephfs", "glusterfs"}
-"""Mounted at /mnt/pve/NAME unless they have a path."""
+"""The kinds of storage that are mounted at /mnt/pve/NAME unless they have a path."""
 
 
 class Storage(NamedTuple):
@@ -49,7 +49,7 @@ class Storage(NamedTuple):
         return os.path.join(self.images, vmid, name)
 
     def place_of(self, path: str) -> VolumePlace | None:
-        """Return the place of the volume at an absolute path; None if no volume of this storage is there."""
+        """Return the place of the volume at an absolute path; None if no volume of this storage can be there."""
         if self.kind == "btrfs" and path.endswith(_RAW):
             if not path.endswith(_OWN_FOLDER):
                 return None
@@ -95,7 +95,7 @@ def _storage(kind: str, name: str, given: dict[str, str]) -> Storage | None:
 
 
 def path_of_volume(volume: str, storages: Iterable[Storage]) -> str:
-    """Return the resolved path of a volume or path; empty if it is not known."""
+    """Return the resolved path of an image, given its volume or path; empty if the volume's path is not known."""
     path = _path_of(volume, storages)
     return os.path.realpath(path) if path else ""
 
@@ -109,7 +109,7 @@ def _path_of(volume: str, storages: Iterable[Storage]) -> str:
 
 
 def place_in(path: str, storages: Iterable[Storage], *, now: str = "") -> tuple[Storage, VolumePlace] | None:
-    """Return the storage that an image is in, and its place there.
+    """Return the storage that an image is in, if any, and the image's place there.
 
     ``now``: the volume that the image replaces; its storage is preferred.
     """

@@ -21,7 +21,7 @@ from batchdiff.linux.call_failures import reason
 from batchdiff.linux.permissions import Deed
 from batchdiff.linux.rename import rename_without_replacing
 
-_READ = "Run the command as the user who used `--define`, or make the folder readable."
+_READ = "Run the command as the user who used `--define`, or make the folder and its files readable."
 _ROOM = (
     "Make sure that the folder of the plan is writable and that its filesystem has free space, then run the same"
     " command again."
@@ -30,7 +30,7 @@ _ROOM = (
 _BEFORE, _AFTER = ".before.xml", ".after.xml"
 
 _LONGEST_NAME = 150
-"""Bytes; a longer name would leave too little of a file name's 255 for the time and the suffixes."""
+"""In bytes; a longer name would leave too few of a file name's 255 bytes for the time and the suffixes."""
 
 
 @frozen
@@ -79,7 +79,7 @@ def save_after(before: str, document: bytes) -> None:
 
 
 def forget(before: str) -> None:
-    """Remove a definition that was saved for a change that failed: undo must find the last change that was made.
+    """Remove a definition that was saved before a failed change: undo must find the last change that was made.
 
     :raises OSError: the file cannot be removed.
     """
@@ -108,7 +108,10 @@ def latest(folder: str, domain: str) -> SavedDefinition | None:
 
 
 def _file_name(domain: str) -> str:
-    """Escape a domain's name for a file name, in which the first dot marks its end."""
+    """Return a domain's name for the start of a file name: escaped, without dots and, if it is long, shortened.
+
+    In the file name, a dot follows it.
+    """
     escaped = domain.replace("%", "%25").replace("/", "%2F").replace(".", "%2E")
     name = os.fsencode(escaped)
     if len(name) <= _LONGEST_NAME:

@@ -10,10 +10,10 @@ NOT_WRITTEN = "its overlay has not been written yet"
 
 @frozen
 class GuestUse:
-    """A VM's disk that is a guest of the plan, and the image that the VM must use.
+    """A VM's disk that is a guest of the plan, and the image that the VM must use now, or after apply.
 
-    ``is_right``: the VM already uses that image. ``waiting``: why its definition must not change yet.
-    ``by_hand``: why the operator must edit the definition. If ``is_right``, that may have been done already.
+    ``is_right``: the VM's definition is already right for that image. ``waiting``: why the definition must not
+    change yet. ``by_hand``: why the operator must edit it. If ``is_right``, that may have been done already.
     """
 
     guest: str

@@ -44,7 +44,7 @@ class Element:
 def parse_elements(document: bytes, where: str) -> Element:
     """Parse an XML document, and return its root. ``where``: for messages.
 
-    :raises DefinitionError: the document is not XML in UTF-8, or declares a document type.
+    :raises DefinitionError: the document is not XML in UTF-8, or declares another encoding or a document type.
     """
     root = Element("", {}, 0, 0)
     stack = [root]

@@ -2,7 +2,7 @@
 
 ::
 
-    folders     those of the file, the plan or manifest, its images, and the overlays in the file's sidecar
+    folders     those of the file, the plan or manifest, its images, and the overlays that the file's sidecar lists
     images      regular files there whose headers name other files, guests that are not raw, and images below these
     matching    by identity; by path, even a former one; by the file's identifier, which other programs record
 """
@@ -38,7 +38,7 @@ _ASIDE = (own_files.QUARANTINE, own_files.OVERLAY_ASIDE, own_files.DELETING)
 class Forbidden(enum.Enum):
     """The treatment of an image or folder that this user is not allowed to read.
 
-    Sidecars, and the overlays that they name, are reported in any case.
+    Unreadable sidecars, and unreadable overlays that a sidecar names, are reported in any case.
     """
 
     COUNTS = "counts"
@@ -97,7 +97,7 @@ class Dependents:
     ) -> dict[str, DependentImages]:
         """Return the images that depend on each file, by the file's path.
 
-        The files may be opened, so hold none of them.
+        The files may be opened, so the caller must not hold any of them.
         """
         paths = list(paths)
         look = _Look(self._heads, frozenset(), self._raw)
@@ -204,7 +204,7 @@ def _identifier_at(path: str) -> str | None:
             return identifier_of(fd)
         finally:
             os.close(fd)
-    except OSError:  # then only its path and identity can match
+    except OSError:  # without an identifier, only path and identity can match
         return None
 
 

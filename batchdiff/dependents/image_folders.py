@@ -23,7 +23,7 @@ def folders_of_manifest(manifest: Manifest) -> list[str]:
 
 
 def folders_of_plan(plan: Plan) -> list[str]:
-    """Return the folders of a plan's manifest and of its images, as in :func:`folders_of_manifest`.
+    """Return the folders of a plan's manifest and of the plan's images, as in :func:`folders_of_manifest`.
 
     Overlays of guests left out do not count.
     """

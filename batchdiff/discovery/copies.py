@@ -19,10 +19,11 @@ from batchdiff.sampling.interval import Interval
 from batchdiff.units import KIB, MIB, ceil_div, format_size
 
 _SURELY_ALIKE = 0.1
-"""The least lower bound of a copy's similarity: a few matching samples do not prove that an image is a copy."""
+"""The minimum for the lower bound of a copy's similarity: a few matching samples do not prove that an image is a
+copy."""
 
 _HEADER = 16 * KIB
-"""Assumed for an overlay's header, refcount table, refcounts and L1 table: a block each."""
+"""The bytes assumed for an overlay's header, refcount table, refcounts and L1 table: a block for each."""
 
 _TABLE, _PER_TABLE = 64 * KIB, 512 * MIB
 """The bytes of an L2 table, and of the part of the disk that it maps, with clusters of 64 KiB."""
@@ -32,12 +33,12 @@ _PER_REFCOUNTS = 2 << 30
 """The bytes of an overlay that a cluster of 16-bit refcounts covers."""
 
 _BLOCK, _EXTENT, _EXTENTS_IN_INODE, _EXTENTS_IN_BLOCK = 4 * KIB, 8 * KIB, 4, 340
-"""In ext4: a block, the smallest extent with the hole after it, and the most extents that an inode and a block can
-list (Linux, ``fs/ext4/ext4_extents.h``)."""
+"""In ext4: a block, the smallest extent with the hole after it, and how many extents an inode and a block can list
+(Linux, ``fs/ext4/ext4_extents.h``)."""
 
 
 class OtherTemplate(NamedTuple):
-    """A second template, whose estimated similarity reaches the lower bound of the first template's."""
+    """A second template: an image's estimated similarity to it reaches the lower bound of that to the first."""
 
     path: str
     similarity: Interval
@@ -63,7 +64,7 @@ class Group:
 
     @property
     def saved(self) -> Interval:
-        """The bytes that overlays of the copies without losses would save.
+        """The bytes that overlays would save; copies with losses do not count.
 
         Bounds are added up: images are sampled at the same offsets, so their errors are not independent.
         """
@@ -79,7 +80,7 @@ class Group:
 
     @property
     def _accepted(self) -> list[Copy]:
-        """A plan refuses copies with losses unless its manifest allows the losses."""
+        """The copies without losses: a plan refuses the others unless its manifest allows the losses."""
         return [copy for copy in self.copies if not copy.image.losses]
 
 
@@ -174,7 +175,7 @@ class Placement:
         else:
             most = tables = len(np.unique(places * SAMPLE // _PER_TABLE)) * _TABLE
         saved = changed.subtracted_from(image.reclaimable - _HEADER - tables)
-        # Changes that are close to each other share a table; zeros where the template has data need one, too.
+        # Changes that are close to each other share a table; zeros where the template has data need tables, too.
         return saved.widened(below=most - tables + _other_metadata(changed.high + most), above=tables)
 
     def _unlike(self, number: int, nearest: _Nearest) -> Exclusion:
@@ -198,7 +199,7 @@ class Placement:
             share = nearest.share[number]
             if share >= ALIKE:
                 samples = f"{share:.0%} of its samples that can be compared are in {template}"
-                return f"{samples}, but those are too few to be sure; if it is a copy, add it to a manifest"
+                return f"{samples}, but too few can be compared to be sure; if it is a copy, add it to a manifest"
             is_most = nearest.second[number] >= 0 and nearest.share_of_larger[number] <= share
             others = ", and no more in any other template" if is_most else ""
             return f"only {share:.0%} of its data is in {template}{others}"
@@ -207,7 +208,7 @@ class Placement:
 
 
 def _other_metadata(size: float) -> int:
-    """Return roughly the most bytes that further clusters of refcounts and ext4's lists of extents add."""
+    """Return roughly how many bytes further clusters of refcounts and ext4's lists of extents add at most."""
     extents = int(size) // _EXTENT
     lists = ceil_div(extents, _EXTENTS_IN_BLOCK) * _BLOCK if extents > _EXTENTS_IN_INODE else 0
     return int(size) // _PER_REFCOUNTS * _TABLE + lists

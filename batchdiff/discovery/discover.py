@@ -62,8 +62,8 @@ def discover(  # noqa: PLR0913  # options by keyword
     """Find the templates among the files of a search, and their copies.
 
     ``templates``: the paths, as :func:`image_path` returns them, of the only images that may be templates; empty
-    if any image may be one. ``sampled``: called with the path of each file that is done, and the bytes that were
-    read.
+    if any image may be one. ``sampled``: called when a file is done, with its path and the number of bytes
+    that were read.
 
     :raises ImageError: one of ``templates`` cannot be used.
     :raises WorkerError: the sampling could not be completed.
@@ -110,7 +110,7 @@ def _without_parts(examined: Sequence[Examined]) -> list[Examined]:
 
 
 def _without_shown_files(examined: Sequence[Examined]) -> list[Examined]:
-    """Exclude block devices that show the bytes of another sampled image."""
+    """Exclude block devices whose bytes are stored in another sampled image."""
     images = [each for each in examined if isinstance(each, SampledImage)]
     if not any(each.is_device for each in images):
         return list(examined)
@@ -121,7 +121,7 @@ def _without_shown_files(examined: Sequence[Examined]) -> list[Examined]:
             return each
         below = underlying(each.path).files - {identity_of(each.path)}
         shown = sorted(owners[identity] for identity in below if identity in owners)
-        return Exclusion(each.path, Cause.SAME_FILE, f"its bytes are those of {shown[0]}") if shown else each
+        return Exclusion(each.path, Cause.SAME_FILE, f"its bytes are stored in {shown[0]}") if shown else each
 
     return [kept(each) for each in examined]
 
@@ -133,16 +133,16 @@ def _by_identity(values: Iterable[tuple[str, str]]) -> dict[Identity | None, str
 
 
 def _known_as(path: str, paths: Mapping[Identity | None, str]) -> str:
-    """Return the path at which a file, or one below a device, was examined; ``path`` if none was.
+    """Return the path at which the file or device at ``path``, or else a file below the device, was examined.
 
-    Links, device nodes and bind mounts give one file several paths.
+    If none of them was examined, return ``path``. Links, device nodes and bind mounts give one file several paths.
     """
     shown = sorted(paths[each] for each in underlying(path).files if each in paths)
     return paths.get(identity_of(path), next(iter(shown), path))
 
 
 def _converted(examined: Iterable[Examined], paths: Mapping[Identity | None, str]) -> dict[str, tuple[str, str]]:
-    """Return the overlay and template of each original that a sidecar records."""
+    """Return, by the path of each original that a sidecar records, its overlay and template."""
     sidecars = {
         sidecar_path(each.backing, each.path): each.backing
         for each in examined
@@ -191,7 +191,7 @@ def _with_roles(
 def _overlay_of(
     path: str, below: Mapping[str, str], converted: Mapping[str, tuple[str, str]]
 ) -> tuple[str, str] | None:
-    """Return the probable overlay of an image, and its template."""
+    """Return the probable overlay of an image, if any, and the overlay's template."""
     overlay = default_overlay(path, ())
     return (overlay, below[overlay]) if overlay in below else converted.get(path)
 

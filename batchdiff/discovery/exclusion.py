@@ -1,4 +1,4 @@
-"""A file that `batchdiff discover` left out, and why; pure."""
+"""A file or folder that `batchdiff discover` left out, and why; pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Cause(enum.StrEnum):
     """An image that is not clearly similar to any template."""
 
     UNUSABLE = "unusable"
-    """A backing file, a probable original, or an image with a smaller disk than the template."""
+    """A backing file, a probable original, or an image whose disk is smaller than that of a template like it."""
 
     PART = "part"
     """An extent or the data file of another image."""
@@ -37,7 +37,7 @@ class Cause(enum.StrEnum):
 
     @property
     def is_fault(self) -> bool:
-        """True if the operator might make the file usable."""
+        """True if the operator might make the file or folder usable."""
         return self in {Cause.IN_USE, Cause.UNREADABLE, Cause.DOUBTFUL}
 
 

@@ -3,8 +3,8 @@
 ::
 
     hub                the image whose samples occur most often in other images   -> its group: all images like it
-    template           of the images that are tried, the one with which the group takes least space
-    further template   an image of the group whose differences from the template occur in others, too
+    template           of the images that are tried, one with which the group takes about the least space
+    further template   an image of the group whose differences from the template occur in other images, too
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from batchdiff.discovery.sample_index import SampleIndex
 from batchdiff.discovery.sample_offsets import SampleNumbers
 
 ALIKE = 0.25
-"""The least share of an image's data that its template must have. With less, an overlay saves little, and separate
-installations of one system may be as similar."""
+"""The least share of an image's data that its template must have. With less, an overlay saves little, and even
+separate installations of one system may have as much in common."""
 
 _CANDIDATES = 16
-"""The most images from each ranking that are tried as a group's template."""
+"""The maximum number of images from each ranking that are tried as a group's template."""
 
 _TRIED = 64
-"""The most images whose changes are looked up at once."""
+"""The maximum number of images whose copies are looked for in one round."""
 
 _TIE, _TIE_OF_DATA = 0.02, 0.001
-"""The most additional space that an equally good template takes: the first share of the overlays on the best
-template, plus the second share of the best template's data. A guest that has hardly changed is as good a template
-as its source."""
+"""How much more space a template may take to count as equally good: ``_TIE`` times the overlays on the best
+template, plus ``_TIE_OF_DATA`` times the best template's data. A guest that has hardly changed is as good a
+template as its source."""
 
 _WHOLE = 0.8
 """The least share of a second template's changes that its copies must have, relative to the share of its other
@@ -41,14 +41,15 @@ data that they have. Guests that upgraded the same packages independently have 5
 changes."""
 
 _HALF, _FEW_CHANGES = 0.5, 0.05
-"""``_HALF`` replaces ``_WHOLE`` for images that have few changes and are not second templates: intervals decide
-later whether copies fit. ``_FEW_CHANGES``: the largest share of an image's samples that counts as few changes."""
+"""``_HALF`` replaces ``_WHOLE`` for images that have few changes and are not second templates: the intervals of
+similarities decide later whether copies fit. ``_FEW_CHANGES``: the largest share of an image's samples that counts
+as few changes."""
 
 _FEWEST_CHANGES = 4
-"""The fewest changed samples of a second template."""
+"""The minimum number of changed samples in a second template."""
 
 _LEAST_COPIES = 2
-"""The fewest copies of a second template; one is enough if the template is marked."""
+"""The minimum number of copies of a second template; one is enough if the template is marked."""
 
 
 _NONE = np.zeros(0, dtype=np.int64)
@@ -100,7 +101,8 @@ class ChosenTemplate(NamedTuple):
 class Grouping:
     """The search for templates. Images are known by their places in the index.
 
-    ``either``: by image, another image of which it could equally be a copy, but which is not a template.
+    ``either``: for some images, another one that is not a template, but of which the image could equally be a
+    copy.
     """
 
     def __init__(self, index: SampleIndex, traits: Sequence[Trait]) -> None:
@@ -122,7 +124,7 @@ class Grouping:
             if not self._free[image]:
                 continue
             reach = self._reach(image)
-            if queue and -reach > queue[0][0]:  # its reach has dropped since
+            if queue and -reach > queue[0][0]:  # its reach has dropped since it was queued
                 heapq.heappush(queue, (-reach, image))
                 continue
             if not reach:
@@ -213,7 +215,7 @@ class Grouping:
         return found
 
     def _one_below(self, nearest: dict[int, int], tried: set[int]) -> ChosenTemplate | None:
-        """Return a further template, and update ``tried``. ``nearest``: each member's template."""
+        """Return a further template, if any, and update ``tried``. ``nearest``: each member's template."""
         changes = {each: self._changes(each, template) for each, template in nearest.items()}
         many = [
             each for each, changed in changes.items() if changed.sum() >= _FEWEST_CHANGES and each not in tried
@@ -221,7 +223,7 @@ class Grouping:
         for image in self._by_spread(changes, many):
             tried.add(image)
             copies = self._copies(image, changes[image], nearest)
-            # The image and its copies share these changes: any of them may be the template.
+            # The image and its copies share these changes: any of these images may be the template.
             if len(copies) >= self._least_copies(image):
                 tried.update(copies)
                 return self._best([image, *copies])
@@ -247,7 +249,7 @@ class Grouping:
         return sorted(likely, key=lambda image: (-spread[image], self._traits[image].preference))[:_TRIED]
 
     def _changes(self, image: int, template: int) -> npt.NDArray[np.bool_]:
-        """Return which comparable samples of an image a template lacks."""
+        """Return for each sample of an image whether it can be compared with a template and is missing from it."""
         level = int(max(self._index.levels[image], self._index.levels[template]))
         is_new = ~np.isin(self._index.keys[image], self._index.keys[template])
         return is_new & (self._index.heights[image] >= level)
@@ -263,8 +265,8 @@ class Grouping:
     ) -> list[int]:
         """Return the other members that have enough of an image's changes.
 
-        ``fewest``: how many changes must be comparable; ``whole``: the least share of them that a copy must have,
-        relative to its share of the rest.
+        ``fewest``: how many changes must be comparable; ``whole``: the least share of the changes that a copy must
+        have, relative to the share of the image's other samples that it has.
         """
         of_changes, count = self._shares_of(image, changed)
         of_rest, _ = self._shares_of(image, ~changed)

@@ -156,7 +156,7 @@ def test_an_image_that_is_gone_is_not_brought_back(planned, libvirt):
     planned.apply("--retire", "delete", "--yes")
     definitions(planned, "--connect", libvirt, "--define")
     done = definitions(planned, "--connect", libvirt, "--undo", expect=1)
-    assert f"the image that its VM would use, {planned.folder}/raw.img, is missing" in done.stderr
+    assert f"an image that its VM would use, {planned.folder}/raw.img, is missing" in done.stderr
 
 
 def test_an_overlay_in_its_guests_place_does_not_become_a_raw_disk_again(planned, libvirt):

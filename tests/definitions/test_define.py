@@ -260,7 +260,7 @@ def test_what_brings_back_the_image_of_the_former_definition(tmp_path, is_overla
     libvirt.document = DOCUMENT
     with pytest.raises(DefinitionError) as caught:
         Definer(libvirt, [disk], [Pool("images", str(tmp_path))], str(tmp_path / "saved")).undo("web")
-    assert caught.value.why == f"the image that its VM would use, {tmp_path}/{former}, is missing"
+    assert caught.value.why == f"an image that its VM would use, {tmp_path}/{former}, is missing"
     assert caught.value.remedy == remedy
 
 

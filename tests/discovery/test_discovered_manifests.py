@@ -189,6 +189,6 @@ def test_a_device_that_shows_another_image_is_left_out(tmp_path, attach):
     device = attach(tmp_path / "vm.img", "--read-only")
     found = discover(find_files([str(tmp_path), device]), shape=SCATTERED, jobs=1)
     assert [(each.path, each.reason) for each in found.exclusions] == [
-        (device, f"its bytes are those of {tmp_path}/vm.img")
+        (device, f"its bytes are stored in {tmp_path}/vm.img")
     ]
     assert len(found.groups[0].copies) == 1

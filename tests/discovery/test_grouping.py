@@ -244,8 +244,8 @@ def test_a_few_equal_samples_do_not_make_a_copy():
     found = Found(fleet, given=["t"])
     assert found.left["small"].cause is Cause.UNLIKE
     assert found.left["small"].reason == (
-        "100% of its samples that can be compared are in /t, but those are too few to be sure; if it is a copy,"
-        " add it to a manifest"
+        "100% of its samples that can be compared are in /t, but too few can be compared to be sure; if it is a"
+        " copy, add it to a manifest"
     )
 
 

@@ -235,10 +235,10 @@ def test_all_modules_that_skip_or_refuse_guests_are_known():
             "40% of the data of each is in /t.img, but their disks are smaller than that image's disk (1 MiB and ",
         ),
         (
-            "100% of its samples that can be compared are in /t.img, but those are too few to be sure; if it is a"
-            " copy, add it to a manifest",
-            "100% of the samples of each that can be compared are in /t.img, but those are too few to be sure; if"
-            " they are copies, add them to a manifest",
+            "100% of its samples that can be compared are in /t.img, but too few can be compared to be sure; if it"
+            " is a copy, add it to a manifest",
+            "100% of the samples of each that can be compared are in /t.img, but too few can be compared to be"
+            " sure; if they are copies, add them to a manifest",
         ),
         (
             "its path contains a line break; rename the file or the folder",
