@@ -41,8 +41,8 @@ class Definer:
     def define(self, change: DomainChange) -> bool:
         """Save a domain's definition, change it for the plan, and save the result.
 
-        Return False, and change nothing, if the definition could be changed, but is right already. If the
-        change succeeds, but its result cannot be read or saved, an error is raised, and the change stays.
+        Return False, and change nothing, if the definition is right already. If the change succeeds, but its
+        result cannot be read or saved, an error is raised, and the change stays.
 
         :raises DefinitionError: batchdiff must not change the definition now, or a definition cannot be parsed or
             saved.
@@ -56,9 +56,9 @@ class Definer:
             what = f"the definition of {name} was not changed"
             why = "since this command read it, it has been modified, and no longer uses a guest of the plan"
             raise DefinitionError(what, why=why, remedy=f"Check it, {AGAIN}")
-        self._require_may_change(now)
         if now.is_right:
             return False
+        self._require_may_change(now)
         before = saved.save_before(self.folder, name, domain.document, datetime.now(UTC))
         try:
             self.libvirt.define(name, now.changed)

@@ -23,8 +23,8 @@ from batchdiff.linux.rename import rename_without_replacing
 
 _READ = "Run the command as the user who used `--define`, or make the folder and its files readable."
 _ROOM = (
-    "Make sure that the folder of the plan is writable and that its filesystem has free space, then run the same"
-    " command again."
+    "Make sure that the plan's folder and the folder of saved definitions in it are writable, and that their"
+    " filesystem has free space, then run the same command again."
 )
 
 _BEFORE, _AFTER = ".before.xml", ".after.xml"

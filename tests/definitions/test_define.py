@@ -185,7 +185,7 @@ def test_a_change_that_libvirt_refuses_does_not_hide_the_one_before_it(tmp_path)
 def test_one_that_was_put_right_meanwhile_is_not_saved(tmp_path):
     libvirt = FakeLibvirt()
     (change,) = domain_changes([libvirt.domain("web")], [guest()])
-    libvirt.document = change.changed
+    libvirt.document, libvirt.now = change.changed, "running"
     assert Definer(libvirt, [guest()], (), str(tmp_path / "saved")).define(change) is False
     assert not (tmp_path / "saved").exists()
 
