@@ -40,7 +40,7 @@ _SLACK_UNITS = 2
 
 @frozen
 class Sizes:
-    """The estimates of guests, given their samples. ``jobs``: the maximum number of workers."""
+    """What the estimates of guests depend on besides their samples. ``jobs``: the maximum number of workers."""
 
     candidates: Mapping[str, Candidate]
     facts: FleetFacts
@@ -106,10 +106,10 @@ class Sizes:
 
 @frozen
 class _Doubt:
-    """The bytes by which an overlay may be smaller or larger than estimated, apart from its data.
+    """The bytes by which an overlay, not counting its data, may be smaller or larger than estimated.
 
     ``per_byte``: what each byte of data adds to the overlay, with its part of the refcounts. ``is_of_plan``:
-    a plan has the same doubt.
+    a plan would have the same doubt.
     """
 
     below: float
@@ -139,7 +139,10 @@ class _Doubt:
 
 
 def best_geometry(candidate: Candidate, sample: GuestSample) -> Geometry | None:
-    """Return the geometry that a plan would choose for the imputed content; None if none can map the disk."""
+    """Return the geometry that a plan would choose for the imputed content.
+
+    None if no geometry that the guest's options allow can map the disk.
+    """
     content = sample.imputed()
     compared = content.extents(UNIT), content.similarity
     try:

@@ -14,7 +14,7 @@ def write_whole(path: str, pieces: Iterable[str], *, encoding: str = "ascii", mo
     """Write or replace a file, atomically and durably.
 
     ``path`` must include a folder. If ``path`` is a symbolic link, the link is replaced, not followed. Without
-    ``mode``, the file gets, as far as possible, the owner and mode of a regular file that it replaces.
+    ``mode``, the file gets, as far as possible, the owner, group and mode of a regular file that it replaces.
 
     :raises OSError: the file cannot be written or made durable.
     :raises UnicodeEncodeError: a piece cannot be encoded.
@@ -41,7 +41,8 @@ def _keep_readers(fd: int, path: str) -> None:
     with contextlib.suppress(OSError):
         info = os.lstat(path)
         if stat.S_ISREG(info.st_mode):
-            # Only root may change the owner, and in a container, some owners and groups have no number.
+            # Only root may change the owner. In a container, some owners and groups are not mapped, so they cannot
+            # be set.
             for owner, group in ((-1, info.st_gid), (info.st_uid, -1)):
                 with contextlib.suppress(OSError):
                     os.fchown(fd, owner, group)

@@ -61,7 +61,7 @@ def shell_word(text: str) -> str:
 
 
 def shell_option(option: str, value: str) -> str:
-    """Quote an option and its value, even if the value begins with a hyphen."""
+    """Return an option and its quoted value, joined by ``=`` if the value begins with a hyphen."""
     return f"{option}{'=' if value.startswith('-') else ' '}{shell_word(value)}"
 
 

@@ -46,7 +46,7 @@ def filesystem_id_at(folder: str, device: int) -> str:
 
 
 def _filesystem_uuid(fd: int) -> str:
-    answer = bytearray(17)  # its length, then up to 16 bytes
+    answer = bytearray(17)  # the UUID's length, then up to 16 bytes
     try:
         fcntl.ioctl(fd, _FS_IOC_GETFSUUID, answer)
     except OSError:

@@ -57,7 +57,7 @@ class Fingerprint:
         return self.device == now.device or (self.size, self.mtime_ns) == (now.size, now.mtime_ns)
 
     def is_unwritten(self, now: Fingerprint) -> bool:
-        """Return whether the file is the same and unwritten; its name or mode may have changed.
+        """Return whether the file is the same, and has not been written to; its name or mode may have changed.
 
         For block devices, compare only the sizes.
         """
@@ -115,8 +115,9 @@ def fingerprint_of(fd: int, size: int) -> Fingerprint:
 def fingerprint_at(path: str) -> Fingerprint | None:
     """Return the fingerprint of a file; None if it cannot be examined.
 
-    Only block devices are opened, and links are followed only to them: /dev/vg/lv lasts, but its target,
-    /dev/dm-3, does not.
+    Only block devices are opened. Links to them are followed, because the name /dev/vg/lv lasts, but that of its
+    target, /dev/dm-3, does not. A link to any other file is not followed: the result is the
+    link's own fingerprint.
 
     :raises OSError: a limit of the system was reached.
     """

@@ -21,7 +21,7 @@ def identity_of(path: str) -> Identity | None:
 def is_one_image(one: str, other: str) -> bool:
     """Return whether two paths resolve to the same path or block device.
 
-    Two hard links of a file are two images: replacing one leaves the other unchanged.
+    Two hard links to a file are two images: replacing one leaves the other unchanged.
     """
     if os.path.realpath(one) == os.path.realpath(other):
         return True

@@ -35,7 +35,7 @@ RESERVED = (*ALL, ".plan.json", *BESIDE_PLAN)
 def temporary(path: str) -> str:
     """Return a temporary path in the same folder.
 
-    Random digits make it unique: a process ID can be the same in every run of a container.
+    Random digits make it unique. A process ID would not: it can be the same in every run of a container.
     """
     folder, name = os.path.split(path)
     # Most filesystems limit a name to 255 bytes; the random part keeps shortened names apart.
@@ -48,7 +48,7 @@ def temporary_data_file(overlay: str) -> str:
 
 
 def _cut(name: str) -> str:
-    """Cut a name at the end of a character: qemu-img needs valid UTF-8."""
+    """Cut a long name at the end of a character: qemu-img needs valid UTF-8."""
     data, end = os.fsencode(name), _KEPT
     while _KEPT - 3 < end < len(data) and data[end] & 0xC0 == 0x80:
         end -= 1

@@ -12,7 +12,7 @@ ReadAt = Callable[[int, int], bytes]
 """Reads bytes by offset and length; fewer at the end of the file. Its callers pass on its errors."""
 
 NamedFile = tuple[str, str | None] | None
-"""The name and format (None if the header gives none) of a backing file; None if there is no such file."""
+"""A backing file's name, and its format (None if the header gives none); None if the header names no such file."""
 
 
 _CLUSTERS_OF_NOTHING, _BYTES_OF_A_CLUSTER = 1 << 24, 64
@@ -20,10 +20,10 @@ _CLUSTERS_OF_NOTHING, _BYTES_OF_A_CLUSTER = 1 << 24, 64
 
 
 class Outline(NamedTuple):
-    """The clusters of an image, and its backing file.
+    """The number of an image's clusters, and its backing file.
 
-    ``clusters``: for VHDX, the entries of the block table. ``bytes_each``: the bytes on disk required for each
-    cluster beyond ``_CLUSTERS_OF_NOTHING``.
+    ``clusters``: for VHDX, the number of entries that the disk needs in the block table. ``bytes_each``: the bytes
+    on disk required for each cluster beyond ``_CLUSTERS_OF_NOTHING``.
     """
 
     clusters: int
@@ -60,7 +60,7 @@ def require_mappable(size: int, cluster: int) -> int:
 def require_stored(outline: Outline, stored: int) -> None:
     """Require enough bytes on disk (``stored``) for the clusters of an image.
 
-    :raises FormatError: QEMU would need much time or memory for a nearly empty image.
+    :raises FormatError: QEMU would need a lot of time or memory for a nearly empty image.
     """
     count, most = outline.clusters, _CLUSTERS_OF_NOTHING + stored // outline.bytes_each
     require(

@@ -16,7 +16,7 @@ _PAGE, _STRIPES, _SLOTS = 4 * KIB, 4000, 8
 
 
 def _key_bytes(cipher_alg: str, cipher_mode: str) -> int:
-    """Return the bytes of the key for a cipher such as aes-256; xts needs two keys."""
+    """Return the length in bytes of the key for a cipher such as aes-256; the mode xts needs two keys."""
     bits = int(cipher_alg.rpartition("-")[2])
     return bits // 8 * (2 if cipher_mode == "xts" else 1)
 

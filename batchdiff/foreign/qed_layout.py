@@ -77,7 +77,7 @@ class QedLayout:
 
 
 def fits_qed(virtual_size: int, cluster_size: int, table_size: int) -> bool:
-    """Return whether QED can hold a disk that QEMU can map in reasonable time.
+    """Return whether QED can hold a disk, and QEMU can map it in reasonable time.
 
     The units are those of :class:`QedLayout`.
     """

@@ -57,7 +57,10 @@ specification)."""
 _PRESENT, _PARTIAL = 6, 7
 _ENTRY_BYTES = 8
 _MOST_SPARE = 64 * MIB
-"""The most bytes that a BAT may have beyond what the disk needs; programs only round its size up to whole MiB."""
+"""The maximum number of bytes in a BAT beyond what the disk needs.
+
+Programs only round its size up to whole MiB.
+"""
 _AT_ONCE = 1 << 20
 """In entries of the BAT."""
 _MOST_RUNS = 2_000_000

@@ -22,11 +22,11 @@ _SECTOR = 4 * KIB
 _LARGEST = 64 * MIB
 """The largest log that is searched; most logs are 1 MiB long."""
 _MOST_CHECKED = 4 * MIB
-"""The most bytes to checksum: about a second's work."""
+"""The maximum number of bytes to checksum: about a second's work."""
 
 
 def has_valid_entry(read: ReadAt, start: int, length: int, guid: bytes) -> bool:
-    """Return whether a log has an entry that must be replayed; True, too, if the search would take too long.
+    """Return whether a log has an entry that must be replayed; also True if the search would take too long.
 
     :raises FormatError: the log is truncated.
     """

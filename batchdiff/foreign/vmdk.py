@@ -20,7 +20,7 @@ from batchdiff.units import SECTOR, TIB, ceil_div
 
 SPARSE_HEADER = struct.Struct("<4sIIQQQQIQQQB4sH")
 TEXT_AT, TEXT_BYTES = SECTOR, 20 * SECTOR
-"""Where QEMU looks for a parent's name, whatever place and size of the descriptor the header gives."""
+"""Where QEMU looks for a parent's name, whatever the header says about the descriptor's place and size."""
 NO_SIGNATURE = "it is not a VMDK image: its signature is missing"
 NO_DESCRIPTOR = "its descriptor is missing, too large, or not directly after the header"
 _EXTENTS = {b"COWD": "vmfsSparse", b"\xbe\xba\xfe\xca": "seSparse"}
@@ -116,7 +116,7 @@ def _inspect_header(read: ReadAt, file_size: int) -> _SparseHeader:
 
 
 def with_extent_name(descriptor: bytes, name: str) -> bytes:
-    """Return a descriptor of the same length with another name for its extent; unchanged if that is impossible."""
+    """Return a descriptor with its extent renamed and its length kept; unchanged if that is impossible."""
     if not name.isascii() or not name.isprintable() or '"' in name:
         return descriptor
     changed = _EXTENT_NAME.sub(lambda found: found[1] + name.encode() + b'"', descriptor.rstrip(b"\0"), count=1)

@@ -1,4 +1,4 @@
-"""The separate descriptor of a VMDK image: text that names the files with its data, the extents.
+"""The separate descriptor of a VMDK image: text that names the extents, the files with the disk's data.
 
 ::
 
@@ -55,7 +55,7 @@ _TYPES = {
     "vmfs": (ExtentKind.FLAT, "VMFS"),
     "twoGbMaxExtentSparse": (ExtentKind.SPARSE, "SPARSE"),
 }
-"""By type: the kind of extents, and its word in the descriptor."""
+"""By type: the kind of its extents, and the word for them in the descriptor."""
 
 _READ_BY_QEMU = {"vmfsSparse", "seSparse"}
 _ONE_EXTENT = {"monolithicFlat", "vmfs"}
@@ -113,7 +113,7 @@ def read_descriptor(read: ReadAt, file_size: int) -> Descriptor:
 
 
 def _require_content_ids(descriptor: bytes) -> None:
-    """Require the numbers that QEMU looks for in the first 20 sectors, even in comments.
+    """Require the content IDs, which QEMU looks for in the first 20 sectors, even in comments.
 
     Source: QEMU ``block/vmdk.c`` (``vmdk_read_cid``).
     """
@@ -146,7 +146,7 @@ def _extents(lines: list[bytes], kind: str) -> Descriptor:
     for number, line in enumerate(lines, 1):
         if not _ACCESS.match(line):
             continue
-        # QEMU skips extents with another access mode or an unknown kind: it would show a shorter disk than VMware.
+        # QEMU skips extents with another access mode or an unknown kind: its disk would be shorter than VMware's.
         extent = _EXTENT.fullmatch(line)
         if extent is None or extent[2] != word.encode():
             form = f'RW 8192 {word} "NAME"{" 0" if word == "FLAT" else ""}'

@@ -19,7 +19,7 @@ _FIXED, _DYNAMIC, _DIFFERENCING = 2, 3, 4
 
 
 _SMALL, _LARGE = 16 * 63 * 512, 16 * 255 * 512
-"""The most bytes in a cylinder of a small or a large disk."""
+"""The size in bytes of the largest cylinder of a small disk, and of a large one."""
 
 
 _FORGED = (
@@ -29,7 +29,7 @@ _FORGED = (
 
 
 def largest_cylinder(virtual_size: int) -> int:
-    """Return the most bytes that a cylinder can have in a VHD of this virtual size.
+    """Return the size in bytes of the largest cylinder that a VHD of this virtual size can have.
 
     A conversion can change a disk's size by less than a cylinder: by default, QEMU rounds the size of a new VHD up
     to whole cylinders, and rounds down the size of a VHD that VirtualBox created.

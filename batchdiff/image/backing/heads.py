@@ -1,4 +1,4 @@
-"""A cache of the names in image headers: the images beside each original are examined before its deletion."""
+"""A cache of the names in image headers, which are needed again before each original is deleted."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Heads:
 
         A block device is read every time, because its times do not change with its content.
 
-        :raises OSError: the file cannot be read, so it could name anything; symbolic links are not followed.
+        :raises OSError: the path is a symbolic link, or the file cannot be read, so it could name anything.
         """
         known = self._known.get(identity_in(status))
         if known is not None and known[0] == _state(status):

@@ -26,7 +26,7 @@ _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 
 
 _NO_IMAGES = ("/proc/", "/sys/", "/etc/")
-"""Files there may be secret, or have side effects when read."""
+"""Files in these folders may be secret, or have side effects when read."""
 
 
 class Unread(NamedTuple):
@@ -79,7 +79,7 @@ class BackingGraph:
     def add_folder(self, folder: str, *, but: str) -> None:
         """Add the regular files in a folder, and those that links in it lead to.
 
-        A link counts as unread if its target cannot be examined.
+        The target of a link counts as unread if it cannot be examined.
 
         :param folder: a path without symbolic links.
         :param but: the suffix of names to skip.
@@ -130,7 +130,7 @@ class BackingGraph:
         if identity is None or identity in self._untouched or not (place.is_regular or identity in self._devices):
             return
         self._paths.setdefault(identity, place.path)
-        # A file is examined only once for each folder against which its names may be resolved, which also ends
+        # A file is examined only once for each folder against which its names may be resolved. This also ends
         # loops.
         folders = [folder for folder in place.folders if (identity, folder) not in self._entered]
         self._entered.update((identity, folder) for folder in folders)
