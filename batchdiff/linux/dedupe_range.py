@@ -61,7 +61,7 @@ def dedupe(source: int, source_offset: int, target: int, target_offset: int, len
 def is_supported(source: int, target: int) -> bool | None:
     """Return whether two open regular files can share blocks; None if only a real call can show that.
 
-    The trial changes nothing, because the kernel must refuse an odd offset.
+    The trial changes nothing, because the kernel must refuse an unaligned offset.
     """
     try:
         dedupe(source, 0, target, 1, 1)
@@ -80,8 +80,8 @@ def explain_refusal(error: OSError, source: int, target: str) -> Fault:
     if error.errno == errno.EXDEV:
         return Fault(
             "the template is on another filesystem, or on another mount of the same one",
-            "Put both files on one filesystem, below one mount point, correct the manifest if their paths change,"
-            " and plan again; or use `strategy: overlay` for this guest.",
+            "Put both files on one filesystem and below one mount point, correct the manifest if their paths"
+            " change, and plan again; or use `strategy: overlay` for this guest.",
         )
     if error.errno == errno.EINVAL:
         return Fault(

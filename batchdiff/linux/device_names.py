@@ -26,7 +26,7 @@ _NUMBERED = re.compile(
     r"|(?:nvme\d+(?:c\d+)?n|loop|nbd|rbd|md|md_d|zd|mmcblk|pmem|bcache|ublkb|nullb|sr|zram|ram)\d+(?:p\d+|boot\d+)?"
     r"|dm-\d+"
 )
-"""Without drbd: its configuration fixes its numbers."""
+"""drbd is left out: its configuration fixes its numbers."""
 
 _PARTITION_OF_NUMBERED = re.compile(r"mapper/(?:loop|nbd)[0-9]+p[0-9]+")
 """Names that kpartx makes."""
@@ -44,7 +44,7 @@ def image_path(path: str) -> str:
     """Return the absolute path by which an image is opened and recorded.
 
     The last component of a block device's path is kept: /dev/vg/lv lasts, but the /dev/dm-3 that it points to does
-    not. A path that leads into /proc is resolved completely.
+    not. Any other path, and any that leads into /proc, is resolved completely.
     """
     folder, name = os.path.split(path)
     named = os.path.join(os.path.realpath(folder), name)
@@ -93,7 +93,7 @@ def lasting_alias(number: int) -> str | None:
 
 
 def _first_in_dev(path: str) -> str:
-    """Follow a path's links to the first name in /dev, or to the last name.
+    """Follow a path's links to the first name in /dev; if there is none, to the last name.
 
     Links within /dev are not followed: udev keeps them up to date.
     """

@@ -129,7 +129,10 @@ def _set_hints(target: int, wanted: _More) -> list[str]:
 
 
 def _set_project(target: int, wanted: int) -> list[str]:
-    """Set a project, unless the folder imposes its own: a file of another project could not be renamed there."""
+    """Set a project, unless the folder imposes its own, or cannot be opened.
+
+    A file of another project could not be renamed in a folder that imposes one.
+    """
     now = _more(target)
     if now.project == wanted:
         return []

@@ -16,14 +16,15 @@ _GROUPS = "/sys/fs/cgroup"
 
 
 def usable_cpus() -> int:
-    """Return the number of CPUs that this process may run on; quotas of CPU time do not count."""
+    """Return the number of CPUs that this process may run on; CPU quotas are ignored."""
     return len(os.sched_getaffinity(0))
 
 
 def available_memory() -> int | None:
     """Return the bytes available without swapping, within the limits of cgroups (v2); None if unknown.
 
-    A cgroup's whole limit counts, because page cache can take up most of it and can be reclaimed.
+    The memory that a cgroup uses is not subtracted from its limit: most of that memory may be page cache, which
+    can be reclaimed.
     """
     known = [size for size in (_available(), *map(_limit, _own_groups())) if size is not None]
     return min(known, default=None)

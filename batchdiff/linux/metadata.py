@@ -27,7 +27,7 @@ _OF_ONE_FILE = (
     "trusted.SGI_ACL_",  # XFS lists its ACL under this name too
     "trusted.overlay.",  # overlayfs: records such as where the file's data is
 )
-"""Attributes that apply to one file only, or appear by themselves."""
+"""Prefixes of attributes that belong to one file only, or that the filesystem adds itself."""
 
 _STORAGE = "btrfs."
 """The prefix of attributes that must be set before the first byte is written."""
@@ -69,7 +69,7 @@ def copy_metadata(source: int, target: int) -> list[str]:
 
 
 def limit_mode(target: int, others: Iterable[int]) -> None:
-    """Narrow the mode of a file that has content of ``others``: only its owner may gain access to that content.
+    """Narrow the mode of a file with content from ``others``, so that no user but its owner gains access to it.
 
     :raises OSError: attributes cannot be listed, or the mode cannot be changed.
     """
@@ -175,7 +175,7 @@ def _attempt(reasons: dict[str, str], what: str, call: Callable[..., None], *arg
 
 
 def _attributes(fd: int) -> dict[str, bytes | None]:
-    """Return the extended attributes, except ``_OF_ONE_FILE``; the value is None if it cannot be read.
+    """Return the extended attributes, except ``_OF_ONE_FILE``; a value that cannot be read is None.
 
     :raises OSError: they cannot be listed, so it is unknown who may read the file.
     """

@@ -85,7 +85,7 @@ OF_ONE_PATH = (
     "in quarantine is taken: X is the original of an earlier conversion; X, or move it away",
     "mount it read-write",
     "files that both have it or both lack it",
-    "same attribute as the guest",
+    "whose attribute C matches the guest's",
 )
 """Parts of reasons that name a file of one guest, so that no other guest has the same reason."""
 

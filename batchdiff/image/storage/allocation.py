@@ -31,8 +31,8 @@ from batchdiff.linux.mounts import filesystem_of
 from batchdiff.units import align_up
 
 _LISTED_BYTES = 41
-"""The most bytes that are needed to list an extent: 12 on ext4 and 16 on XFS, doubled because blocks may be half
-empty, and some for headers."""
+"""The maximum number of bytes needed to list an extent: 12 on ext4 and 16 on XFS, doubled because blocks may be
+half empty, and some for headers."""
 
 _OF_OTHERS = (
     "blocks shared with files other than the template are freed too, once the last of those files is deleted"
@@ -55,8 +55,8 @@ class DiskUse:
     """The bytes that files take, and those that deleting them would free.
 
     ``exactness`` is that of ``reclaimable``. ``note``: why that figure, or part of it, is not exact or is 0; may
-    be empty.
-    ``frees_nothing``: whether deletion is known to free nothing, at least while other files have the same blocks.
+    be empty. ``frees_nothing``: whether deletion is known to free nothing, at least while other files have the
+    same blocks.
     """
 
     allocated: int
@@ -83,9 +83,10 @@ def allocated_bytes(fd: int, path: str) -> int:
 def disk_use_of(
     files: Iterable[tuple[int, str]], *, kept: Mapping[int, Blocks], known: ExtentTable | None = None
 ) -> DiskUse:
-    """Return the disk use of all files (descriptor, path) of an image.
+    """Return the total disk use of an image's files, given as pairs (descriptor, path).
 
-    ``kept``: the template's blocks, by device number. ``known``: only for an image of one file.
+    ``kept``: the template's blocks, by device number. ``known``: see :func:`disk_use`; only for an image
+    of one file.
 
     :raises ImageError: the filesystem reports an error.
     """

@@ -36,7 +36,7 @@ _LARGEST_UNIT = 1 << 30
 """The largest cluster that the kernel accepts (EXT4_MAX_CLUSTER_LOG_SIZE)."""
 
 _FILES_ASKED = 4096
-"""256 would be too few: ext4 lists names in random order, and a single file may show the unit."""
+"""256 would be too few: ext4 lists names in random order, and perhaps only one file shows the unit."""
 
 _HUGE_PAGE, _HUGE_PAGE_SIZE = 2 << 20, "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
 """The size on x86, and the file with this machine's."""

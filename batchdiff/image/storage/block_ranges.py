@@ -47,7 +47,7 @@ def blocks_of(*tables: ExtentTable) -> Blocks:
 def overlaps(
     spans: tuple[Offsets, Offsets], runs: tuple[Offsets, Offsets]
 ) -> tuple[Offsets, Offsets, Offsets, Offsets]:
-    """Return the overlaps of spans and runs: starts, ends, and for each the indexes of its span and its run.
+    """Return the overlaps of spans and runs: starts, ends, indexes of the spans, and indexes of the runs.
 
     Both arguments are starts and exclusive ends, sorted and disjoint.
     """

@@ -58,11 +58,12 @@ def copy_up(fd: int, path: str) -> CopyUp:
         return NOTHING
     mount = mount_under(fd)
     if mount is not None and mount.option("upperdir") is None:
-        return NOTHING  # it is read-only
+        return NOTHING  # without an upper layer, overlayfs is read-only
     upper = upper_place(fd, path)
     if upper is None and not _copies_attributes_only(fd):
         why = (
-            f"{path} may be in a lower layer of its overlayfs; then removing its write permission copies the file"
+            f"{path} may be in a lower layer of its overlayfs; if so, removing its write permission copies the"
+            " file"
         )
         return CopyUp(0, Exactness.AT_LEAST, why)
     if upper is None or os.path.lexists(upper) or _copies_attributes_only(fd):

@@ -36,8 +36,8 @@ _LEAST_SHARE = 0.1
 """The least share of the disk that counts: a VM that makes a filesystem zeroes less than 2% of it."""
 
 _WHOLE = 0.99
-"""The share of the file, or of a larger disk, that must be allocated on filesystems on which holes may become
-unwritten blocks."""
+"""On filesystems on which holes may become unwritten blocks, this share of the file, or of the disk if that is
+larger, must be allocated if unwritten bytes are to count."""
 
 _ONLY_RESERVED = {"ext4", "btrfs"}
 """Filesystems that make unwritten blocks within a file's length only on request."""

@@ -36,7 +36,7 @@ _ODD = int(ExtentFlag.NOT_ALIGNED | ExtentFlag.INLINE | ExtentFlag.TAIL | Extent
 
 @dataclass(slots=True)
 class TemplateBlocks:
-    """A template, and its extents, which are found once for all guests."""
+    """A template, and its extents, which are found only once and serve all guests."""
 
     image: Image
     _extents: list[ExtentTable | None] = field(default_factory=list)

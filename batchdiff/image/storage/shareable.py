@@ -9,8 +9,8 @@
     on disk            | own     | shared* | own     | own     |      * with the template already
                        shareable            no plain bytes in the template
 
-Only plain bytes can be shared: not compressed or encrypted ones, not holes, and not those of the guest's backing
-files. A range begins and ends at block boundaries of the filesystem, or ends where both files end.
+Only plain bytes can be shared: no compressed or encrypted ones, and no holes. The guest's backing files are left
+out. A range begins and ends at block boundaries of the filesystem, or ends where both files end.
 """
 
 from __future__ import annotations

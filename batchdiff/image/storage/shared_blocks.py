@@ -47,7 +47,7 @@ _UNFIT = int(
 
 
 class SharedExtent(NamedTuple):
-    """Guest bytes ``start`` to ``end``, in shared blocks from byte ``physical`` of ``device`` (``st_dev``) on."""
+    """Guest bytes ``start`` to ``end``, in blocks that begin at byte ``physical`` of ``device`` (``st_dev``)."""
 
     start: int
     end: int
@@ -68,7 +68,7 @@ def has_shared_extents(image: Image) -> bool:
 
 
 def shared_blocks(image: Image) -> dict[int, Blocks]:
-    """Return the blocks of a chain's files that the filesystem reports as shared, by device number (``st_dev``).
+    """Return the blocks that filesystems report as shared in the files of a chain, by device number (``st_dev``).
 
     :raises ImageError: the filesystem reports an error.
     """
@@ -98,7 +98,7 @@ BlockRuns = tuple[Offsets, Offsets]
 
 
 def shared_bytes(table: ExtentTable, size: int) -> BlockRuns:
-    """Return the bytes of a raw image of ``size`` bytes that are stored unchanged in shared blocks."""
+    """Return which bytes of a raw image, ``size`` bytes long, are stored unchanged in shared blocks."""
     fit = _fit(table)
     starts, ends = fit.logical, np.minimum(fit.logical + fit.length, size)
     return starts[starts < ends], ends[starts < ends]

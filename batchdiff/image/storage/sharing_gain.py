@@ -4,7 +4,7 @@
 
     XFS      a block of the guest is freed once no file has it
     btrfs    | extent of the guest: 128 MiB                    |     the whole extent is freed once no file has
-             | shared | changed later: other extents | shared  |     any block of it; until then, none of it is
+             | shared | changed: now in other extents | shared |     any block of it; until then, none of it is
 """
 
 from __future__ import annotations

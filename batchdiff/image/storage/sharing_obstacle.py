@@ -41,8 +41,8 @@ def _explained(reason: NoSharing, template: Layer, guest: Layer) -> Fault:
         return Fault(
             f"only one of {template.path} and {guest.path} has the attribute C of `lsattr` (no copy-on-write, no"
             " checksums), and btrfs shares blocks only between files that both have it or both lack it",
-            f"{_INSTEAD}, or copy the template to a new file that has the same attribute as the guest (`chattr +C`"
-            " or `chattr -C`, while the file is empty).",
+            f"{_INSTEAD}, or copy the template to a new file whose attribute C matches the guest's (`chattr +C` or"
+            " `chattr -C`, while the file is empty) and correct the manifest.",
         )
     kind = filesystem_of(guest.fd) or "this filesystem"
     if kind == "xfs":
