@@ -176,7 +176,7 @@ def _with_freed(state: GuestState, freed: FreedSpace) -> GuestState:
 
 
 def _check_not_the_template(guest: GuestToShare, image: Image, template: Image) -> None:
-    """Refuse a guest with a file of the template's chain: a plan is input, which may be wrong."""
+    """Refuse a guest if one of its own files is in the template's chain: a plan is input, which may be wrong."""
     files = [os.fstat(layer.fd) for layer in template.layers]
     if any(os.path.samestat(os.fstat(layer.fd), file) for layer in image.own_files for file in files):
         raise PlanError(f"guest {guest.name} is the template, or a part of it", remedy="Plan again.")
@@ -195,7 +195,7 @@ def _record(guest: GuestToShare, run: Run, state: GuestState) -> None:
 
 
 def _record_fingerprints(guest: GuestToShare, image: Image, run: Run) -> None:
-    """Record that batchdiff changed the ctimes: sharing must not make a plan stale."""
+    """Record the ctimes that sharing has changed: the changes must not make a plan stale."""
     for path, before in zip(guest.image.paths, guest.image.fingerprints, strict=True):
         now = next((layer.fingerprint() for layer in image.own_files if layer.path == path), before)
         if now != before and before.is_unwritten(now):

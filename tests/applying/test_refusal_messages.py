@@ -296,16 +296,15 @@ MESSAGES = {
         "{0}/vm.qcow2 differ). If you trust the overlay, remove {0}/vm.img yourself."
     ),
     apply_original_written: (
-        "the original {0}/vm.img was left alone: since its overlay {0}/vm.qcow2 was published, it has changed"
-        " (its modification time changed (mtime)), so only you know which of the two to keep. If the overlay"
-        " is the "
-        "VM's disk, remove the original yourself. To go back to the original: `batchdiff restore PLAN"
+        "the original {0}/vm.img was left alone: it has changed (its modification time changed (mtime))"
+        " since its overlay {0}/vm.qcow2 was published, so only you know which of the two to keep. If the overlay"
+        " is the VM's disk, remove the original yourself. To go back to the original: `batchdiff restore PLAN"
         " --guest vm --discard-changes`."
     ),
     apply_original_written_aside: (
-        "the original {0}/vm.img.batchdiff-original was left alone: since its overlay {0}/vm.qcow2 was published, "
-        "it has changed (its modification time changed (mtime)), so only you know which of the two to keep. No"
-        " verb deletes "
+        "the original {0}/vm.img.batchdiff-original was left alone: it has changed (its modification time "
+        "changed (mtime)) since its overlay {0}/vm.qcow2 was published, so only you know which of the two to keep."
+        " No verb deletes "
         "that original, not even `purge --used`: find out what it contains before you remove it yourself."
     ),
     discard_original_written_aside: (

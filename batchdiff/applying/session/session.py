@@ -82,7 +82,7 @@ class Run:
         return self.session.stop
 
     def reporter(self, guest: str, phase: Phase) -> Callable[[int], None]:
-        """Return a function that reports the bytes done so far of a guest's phase."""
+        """Return a function that reports the bytes done so far in a guest's phase."""
         return partial(self.session.meter.reach, guest, phase)
 
     def check_template(self) -> None:

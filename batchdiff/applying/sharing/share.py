@@ -34,7 +34,7 @@ _MOST_AHEAD = 512
 """The maximum number of requests to read ahead; only small requests reach it."""
 
 _SMALLEST = 64 * KIB
-"""A differing range of this size or less is not halved; a multiple of every block size of XFS and btrfs."""
+"""A differing range of this size or less is not halved. On XFS and btrfs, the size is a number of whole blocks."""
 
 
 @frozen
@@ -53,7 +53,7 @@ def share_blocks(
     check: Callable[[], None],
     advance: Callable[[int], None] = ignore,
 ) -> Shared:
-    """Share equal parts of ranges of a guest with the template, durably.
+    """Let a guest share the equal parts of these ranges with the template, durably.
 
     ``check`` is called before each FIDEDUPERANGE, and may raise an error to end the work. ``advance`` gets the
     number of further bytes that were shared or differ. After an error, blocks that are already shared stay shared.

@@ -120,7 +120,7 @@ class ApplyTask:
     def verify(self, original: Image, overlay: ImageSource, ended: Callable[[], bool]) -> None:
         """Verify the overlay in the chosen mode."""
         if self.incoming.was_published:
-            # A VM may have written to the overlay and, if it was killed, have leaked clusters, which is harmless.
+            # A VM may have written to the overlay. If it was killed, clusters may have leaked, which is harmless.
             comparison = Comparison(original.source, overlay, check=Check.LEAKS_ALLOWED)
         else:
             # No VM has written to the overlay: it contains only the planned extents.
@@ -136,7 +136,7 @@ class ApplyTask:
         """Return None: a difference is a failure."""
 
     def after_publish(self) -> list[str]:
-        """Protect the template if that is planned, and record the overlay in its sidecar."""
+        """Protect the template if that is planned, and record the overlay in the template's sidecar."""
         self._publication.protect_and_record(self._plan)
         return []
 
@@ -167,8 +167,8 @@ class ApplyTask:
                 continue
             raise GuestError(
                 f"the original {layer.path} was left alone",
-                why=f"since its overlay {self._plan.overlay_path} was published, it has changed"
-                f" ({before.changes(now)}), so only you know which of the two to keep",
+                why=f"it has changed ({before.changes(now)}) since its overlay {self._plan.overlay_path} was"
+                f" published, so only you know which of the two to keep",
                 remedy=CHANGED_ASIDE if original.source.path != self._plan.source.path else self._choice(),
             )
 
@@ -182,8 +182,8 @@ class ApplyTask:
 def _overlay(planned: ImageSource, state: GuestState | None) -> IncomingFile:
     """Return a guest's overlay.
 
-    A run may have died after it published the overlay, but before it recorded that. Then only the file at the
-    overlay's path shows it.
+    A run may have died after it published the overlay, but before it recorded the publication. Then only the file
+    at the overlay's path shows that the overlay is published.
     """
     known = None if state is None else state.overlay
     is_there = known is not None and known.is_same_file(fingerprint_at(planned.path) or NO_FILE)

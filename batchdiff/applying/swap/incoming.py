@@ -26,10 +26,10 @@ from batchdiff.linux.call_failures import AGAIN
 class IncomingFile:
     """The incoming file of one task.
 
-    ``source``: its image under its own name. ``was_published``: it had that name before this command, so a VM may
-    have changed it. ``ready``: its path while it is complete under another name. ``known``: its identity once it
-    is complete. ``compared``: its identity when it was compared under its own name. ``data_file``: the identity of
-    its new data file.
+    ``source``: its image under its own name. ``was_published``: whether it had that name before this command, so
+    that a VM may have changed it. ``ready``: its path while it is complete under another name. ``known``: its
+    identity once it is complete. ``compared``: its identity when it was compared under its own name.
+    ``data_file``: the identity of its new data file.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class IncomingFile:
         return self.source
 
     def changed_part(self) -> str | None:
-        """Return the path of an extent or data file that has changed since the comparison, other than by a VM."""
+        """Return the path of any extent or data file that was changed after the comparison, but not by a VM."""
         for path, known in self._parts.items():
             now = fingerprint_at(path) or NO_FILE
             if not (known.is_same_file(now) if self.was_published else known.is_unwritten(now)):

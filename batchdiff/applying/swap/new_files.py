@@ -1,4 +1,4 @@
-"""The temporary files of a new image; if an overlay has a data file, that gets its final name first.
+"""The temporary files of a new image; a data file gets its final name before its overlay does.
 
 ::
 

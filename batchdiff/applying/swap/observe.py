@@ -1,4 +1,4 @@
-"""Find where the two files of a task are now."""
+"""Find out where the two files of a task are now."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _is_in_its_place(task: SwapTask) -> bool:
         return False
     if not incoming.was_published:
         return incoming.known is not None and incoming.known.is_unwritten(now)
-    # The VM uses whatever file is at that path; but once one was compared, no other is accepted.
+    # The VM uses whatever file is at that path; but once a file has been compared, no other is accepted.
     is_outgoing = is_in_place(task) and task.outgoing.known.is_unwritten(now)
     return not is_outgoing and (incoming.compared is None or incoming.compared.is_same_file(now))
 

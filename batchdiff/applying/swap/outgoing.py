@@ -65,7 +65,7 @@ class OutgoingFile:
     def image(self, *, moved: bool) -> Image:
         """Return the image, opened, held and checked; it stays open until :meth:`close`.
 
-        ``moved``: batchdiff may have renamed the file, so its ctime may have changed.
+        ``moved``: whether batchdiff may have renamed the file, which changes its ctime.
 
         :raises BatchdiffError: it cannot be used or retired.
         """
@@ -113,7 +113,7 @@ class OutgoingFile:
         return [layer for layer in others if layer.path in self._task.outgoing.parts]
 
     def check_holds(self) -> None:
-        """If a program wants to write to a held file, let it continue, and raise an error.
+        """If a program wants to write to a held file, let that program continue, and raise an error.
 
         :raises BatchdiffError: there is such a program.
         """
@@ -138,7 +138,8 @@ class OutgoingFile:
     def require_alone(self) -> None:
         """Make sure that no other program has the image's own files open.
 
-        :raises GuestError: one has or, before a deletion without `--unseen`, could have one of them open unseen.
+        :raises GuestError: a program has one of them open or, before a deletion without `--unseen`, could have it
+            open unnoticed.
         """
         if self._held is None:
             return
@@ -155,7 +156,8 @@ class OutgoingFile:
     def require_no_dependents(self, *former: str) -> None:
         """Make sure that no other image depends on the file or, right before a deletion, on its other files.
 
-        :raises GuestError: an image does, or may, or the incoming file is the same file as this one.
+        :raises GuestError: an image depends on one of them, or perhaps does; or the incoming file is the same file
+            as this one.
         """
         incoming = self._task.incoming.source.path
         if incoming != self.path and identity_of(incoming) == identity_of(self.path) is not None:

@@ -196,7 +196,7 @@ def _require_sound(disk: ImageSource, ended: Callable[[], bool], report: Callabl
         check_used(disk, ended, report)
     with contextlib.closing(open_layer(disk)) as layer:
         for file in (layer, *others_of(layer)):
-            # Another program can damage the disk, or its lock may be all that kept QEMU from checking it.
+            # A program other than QEMU can damage the disk, or may hold the lock that kept QEMU from checking it.
             if user := other_writer(file.fd):
                 remedy = f"End that program, {AGAIN}"
                 raise InUseError(f"another program is using {file.path}", why=user, remedy=remedy)

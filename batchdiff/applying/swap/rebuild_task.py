@@ -66,7 +66,7 @@ class RebuildTask:
         size = planned if overlay.virtual_size == record.virtual_size else overlay.virtual_size
         meter = run.session.meter
         expect_rebuild(meter, plan)
-        # The comparison is over: a difference has ended it, or there is no original to compare.
+        # Nothing is left to compare: a difference has ended the comparison, or there is no original.
         meter.reach(self.guest, Phase.COMPARE, record.virtual_size, worked=False)
         report = run.reporter(self.guest, Phase.REBUILD)
         write_standalone(fd, overlay, plan.source, size, check=run.stop.check, report=report)

@@ -6,7 +6,7 @@
     they differ, original in quarantine   an image is rebuilt from the overlay; the original stays in quarantine
     they differ, original kept            two disks: nothing is done; only the operator knows which to keep
     no original                           an image is rebuilt from the overlay
-    published overlay missing             nothing is done: what the VM wrote is unknown
+    published overlay missing             nothing is done: what the VM wrote is missing, too
     --discard-changes                     as in the first row, but nothing is compared
 """
 
@@ -66,7 +66,7 @@ def restore_task(
         if set(current.other_files) - {plan.options.data_file}:
             DataFiles(run.session.plan, run.journal.history).require_own(plan, current)
         check_losses(plan.name, current, options.losses)
-    # If an earlier restore has published the image, at most the overlay remains to be deleted.
+    # If an earlier restore has published its image, at most the overlay remains to be deleted.
     if rebuilt_is_in_place(plan, state):
         if overlay is None and not (state.deleting or options.discard_changes):
             raise rebuilt_only(plan.name, plan.overlay_path, plan.source.path)
@@ -88,7 +88,7 @@ def restore_task(
 class RestoreTask:
     """The task that gives back an original or a rebuilt image, and deletes the overlay.
 
-    ``overlay``: None if it is gone. ``original``: None if an earlier restore has published the image.
+    ``overlay``: None if it is gone. ``original``: None if an earlier restore has published the image to give back.
     """
 
     goal, final, retire = Goal.RESTORE, Step.RESTORED, Retire.DELETE
@@ -146,7 +146,7 @@ class RestoreTask:
 
     @property
     def is_rebuilt(self) -> bool:
-        """True if an earlier restore has published the image."""
+        """True if an earlier restore has published the image to give back."""
         return self._original is None
 
     def before_end(self) -> list[str]:
@@ -179,7 +179,7 @@ def _require_the_overlay(guest: GuestToRestore, overlay: Found) -> None:
 
 
 def _can_be_original(guest: GuestToRestore, found: Found) -> bool:
-    """Return whether a file may count as the original without a comparison."""
+    """Return whether a file counts as the original without a comparison."""
     planned, now = guest.plan.image.fingerprints[0], found.now
     kept = found.path == guest.plan.source.path and guest.state.fate in {None, Fate.KEPT}
     if found.proven or kept:

@@ -2,7 +2,7 @@
 
 ::
 
-    prepare()   put back, discard, write     until the two files must be compared; to the end if they need not be
+    prepare()   put back, discard, write     up to the comparison; to the end if nothing needs to be compared
     verify()    compare the two files        may run in another thread, while the next guest is written
     finish()    publish, retire, record
 
@@ -40,8 +40,8 @@ from batchdiff.image.image import Image
 class Swap:
     """One guest in progress. Methods that fail raise BatchdiffError, FormatError or OSError.
 
-    ``original``: known at the end. ``changes``: the bytes by which each file written or deleted has changed the
-    free space; None if unknown.
+    ``original``: what became of the original; UNTOUCHED until the end. ``changes``: the bytes by which each file
+    written or deleted has changed the free space; None if unknown.
     """
 
     def __init__(self, task: SwapTask, run: Run) -> None:
@@ -56,7 +56,7 @@ class Swap:
 
     @property
     def done(self) -> frozenset[Action]:
-        """The actions of ``next_action`` taken so far, without those of a rollback."""
+        """The actions of ``next_action`` taken so far, except those of a rollback."""
         return frozenset(self._done)
 
     def prepare(self) -> bool:
@@ -66,9 +66,9 @@ class Swap:
         if self._journal.state.temporary is not None:
             self._discard()  # even if another verb wrote the file: the image that it was made from still exists
         if self.task.incoming.is_quarantined:
-            self._require_name()  # before a comparison in vain
+            self._require_name()  # before the comparison: the name may be taken
         if not self.task.needs_comparison and self._outgoing.where is not OutgoingAt.GONE:
-            self._image()  # without a comparison, too, find users of the outgoing file before any rename
+            self._image()  # even if nothing is compared, find users of the outgoing file before any rename
         if self._continue_until({Action.VERIFY, Action.DONE}) is Action.DONE:
             return False
         self._image()  # open it now: verify() may run in another thread, which must not record anything
@@ -111,7 +111,7 @@ class Swap:
             self._perform(action)
         # An overlay that was published without a record must stay known, so that restore finds it.
         if self.task.goal is Goal.APPLY and self._incoming_at() is IncomingAt.NONE:
-            # Back under its own name, the file does not count as moved: the journal has its new ctime.
+            # A file that is back under its own name does not count as moved: the journal has its new ctime.
             self._journal.record_rolled_back(moved=self._outgoing.where is not OutgoingAt.NAMED)
 
     def close(self) -> None:
@@ -181,7 +181,7 @@ class Swap:
             self._move(fd, source, target)
         finally:
             os.close(fd)
-        self.close()  # the file was opened under its other name
+        self.close()  # an image that is open has the file's former path
 
     def _discard(self) -> None:
         self.task.incoming.discarded()
@@ -251,7 +251,7 @@ class Swap:
         if state.fate is Fate.DELETED or (state.deleting and self.task.goal is not Goal.RESTORE):
             if Action.UNLINK not in self._done and not can_be_opened(self.task.incoming.source):
                 raise refusals.lost(self.task, OutgoingAt.GONE)
-            self.close()  # each file is held separately
+            self.close()  # delete_other_files opens and holds each file by itself
             self.remarks += delete_other_files(
                 original.other_files, self._run, of="the original", but=names.all, freed=self.changes
             )

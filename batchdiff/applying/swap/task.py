@@ -20,7 +20,8 @@ from batchdiff.plan.plan import PlannedImage
 class Outgoing:
     """The outgoing file. ``source``: the image, under the file's own name.
 
-    ``known``: as planned or found; NO_FILE if not found. ``parts``: other files that are deleted with an overlay.
+    ``known``: its fingerprint, as planned or found; NO_FILE if it was not found. ``parts``: other files that are
+    deleted with an overlay.
     """
 
     source: ImageSource

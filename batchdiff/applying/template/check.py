@@ -4,7 +4,7 @@
 
     fingerprints as planned, or as batchdiff itself left them   -> the planned content
     fingerprints that a sidecar records for that content        -> the planned content
-    anything else, and any block device                         -> its digest decides
+    anything else, and any block device                         -> the template's digest decides
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from batchdiff.units import few
 
 
 def accept_template(run: Run) -> None:
-    """Accept the template of a run as it is now, and begin the run's progress.
+    """Accept the template of a run if its content is as planned, and begin the run's progress.
 
-    The meter must expect all other work already.
+    The meter must already expect all other work.
 
     :raises PlanError: its content is not provably as planned, or it changes meanwhile.
     :raises ImageError: it is damaged or cannot be read.
@@ -145,9 +145,8 @@ def _without_digest(plan: Plan, history: History) -> str:
         return "Plan again; that is fast for copies that share blocks with the template."
     sidecars = few(sidecar_paths(plan))
     return (
-        f"Bring back the former {sidecars}, which may have the digest, or bring back the template with its"
-        " original times,"
-        " which `cp -a` preserves."
+        f"Bring back the planned template, if it was replaced, and the former {sidecars}, which may have the"
+        f" digest, {AGAIN}"
     )
 
 

@@ -41,14 +41,14 @@ class Publication:
         self._accepted = self.run.template.fingerprints()
 
     def check(self, guest: GuestToConvert) -> None:
-        """Make sure that no existing overlay is known to need different content.
+        """Make sure that no existing overlay is known to need a template with other content.
 
         :raises PlanError: as for :func:`check_other_overlays`.
         """
         check_other_overlays(self.run.template.path, known_digest(self.plan), guest.overlay_path)
 
     def ask_qemu(self, overlay: ImageSource, ended: Callable[[], bool]) -> None:
-        """Have QEMU open an overlay with its template, unless it has opened one before.
+        """Have QEMU open an overlay with its template, unless QEMU has already opened one.
 
         QEMU might refuse files that only batchdiff has read. If qemu-img is not installed, only note that no
         overlay has been opened.
