@@ -22,7 +22,7 @@ class Strategy(enum.StrEnum):
 
 
 class Loss(enum.StrEnum):
-    """A feature of an image that may be lost if the operator allows that."""
+    """A feature of an image that is given up only if the operator allows that."""
 
     SNAPSHOTS = "snapshots"
     BITMAPS = "bitmaps"
@@ -52,4 +52,7 @@ class Verdict(enum.StrEnum):
 
 
 NO_MINIMUM = "none"
-"""The ``minimum_savings`` with which guests are converted even if they will then take more space."""
+"""The ``minimum_savings`` with which guests are converted even if they will then take more space.
+
+This does not hold for guests that already are overlays of the template.
+"""

@@ -93,8 +93,8 @@ def _has_its_name_back(guest: GuestToConvert, state: GuestState) -> bool:
 def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]:
     """Bring back originals or rebuild images, delete the overlays, and yield the outcomes.
 
-    With ``options.discard_changes``, overlays that cannot be read are kept; if the template is lost at the start,
-    all overlays are kept, without an error.
+    With ``options.discard_changes``, overlays that cannot be read are kept. If the template is lost at the start,
+    all overlays are kept, and no error is raised.
 
     :raises UsageError: the plan has no guest with one of the names.
     :raises PlanError: the template's content may have changed.
@@ -126,10 +126,10 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
 
 
 def purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
-    """Delete quarantined originals, except those that differ from the VMs' disks, and yield the outcomes.
+    """Delete quarantined originals that QEMU finds identical to the VMs' disks, and yield the outcomes.
 
-    With ``options.used``, delete those, too, if they have not changed since they were planned and the VMs' disks
-    are sound.
+    With ``options.used``, delete the others, too, if they have not changed since they were planned and the VMs'
+    disks are sound.
 
     :raises BatchdiffError: as for :func:`restore` without ``discard_changes``.
     """

@@ -4,11 +4,11 @@
 
     apply      a new overlay        write its data; verify the whole disk or, with `--verify changed`, only what
                                     the overlay stores, unless an image is on a block device
-               a published one      verify the whole disk, if its original is to be retired
+               a published one      verify the whole disk, if its original is to be quarantined or deleted
     restore    compare the whole disk, or write and verify it if there is nothing to compare with;
                nothing if changes are discarded
     purge      verify the whole disk
-    verify     the same, if there is an original
+    verify     verify the whole disk, if there is an original
 
 If restore finds a difference, which cannot be predicted, writing and verifying the disk are added.
 """
@@ -90,7 +90,7 @@ def expect_comparisons(meter: Meter, guests: Iterable[GuestToConvert]) -> None:
 def _is_to_be_retired(guest: GuestToConvert, how: Retire) -> bool:
     names = original_names(guest.source.path)
     where = where_is(names, guest.image.fingerprints[0])
-    if where is OutgoingAt.DELETING:  # left by an apply that died: it is put back first
+    if where is OutgoingAt.DELETING:  # an apply died: the original is put back first
         where = OutgoingAt.ASIDE if os.path.lexists(names.own) else OutgoingAt.NAMED
     scene = Scene(where, IncomingAt.PUBLISHED, verified=False, retire=how, one_name=False)
     return next_action(scene) is Action.VERIFY

@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
     """Return the arguments of a command line.
 
-    :raises SystemExit: with code 0 if help or the version was asked for, otherwise 2.
+    :raises SystemExit: with code 0 if it asks for help or the version, with 2 if it is wrong or empty.
     """
     main, verbs = _parsers()
     if argv[:1] == ["help"]:
@@ -67,9 +67,10 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     if unknown:
         options = [option for option in _options_of(verbs[arguments.verb]) if option.startswith("--")]
         hints = {_NO_SUCH_OPTION.get(word) or _option_meant(word, options): None for word in unknown}
-        # argparse takes the value of an unknown option for an argument, and then reports an extra argument.
+        # argparse takes the value of an unknown option for a positional argument, and may then report a correct
+        # one as extra.
         wrong = [word for word in unknown if word.startswith("-")] or unknown
-        # Two hints in a row become one question.
+        # Questions in a row become one question.
         meant = "".join(hints).replace("?; did you mean ", " and ")
         main.error(f"unrecognized arguments: {' '.join(wrong)}{meant}")
     return arguments
@@ -101,7 +102,7 @@ def _verb_meant(word: str, verbs: Iterable[str]) -> str:
 
 
 def _options_of(verb: argparse.ArgumentParser) -> Iterable[str]:
-    return verb._option_string_actions  # argparse has no other way to list them
+    return verb._option_string_actions  # argparse has no public way to list them
 
 
 def _too_early(

@@ -142,7 +142,7 @@ def _definition(guest: GuestPlan, plan_path: str) -> Iterator[str]:
     elif guest.overlay_path != file:
         yield f"change the VM's definition: {before} -> {guest.overlay_path} ({form})"
     elif kind == form:
-        yield f"the VM's definition keeps its path and format: {named} ({form})"
+        yield f"path and format in the VM's definition stay the same: {named} ({form})"
     else:
         yield f"change the VM's definition: the format of {named}, {kind} -> {form}"
     if guest.options.data_file is not None:

@@ -24,8 +24,9 @@ def warn_of_formats(
     observer: ReadObserver | None = None,
     recognised: Callable[[int], None] = ignore,
 ) -> None:
-    """Warn if the template or a guest seems to have a format other than the manifest declares.
+    """Warn if the template or a guest seems to have a format other than the one that the manifest declares.
 
+    Converted guests and those with an objection are left out.
     ``recognised`` is called with the number of images examined so far, first with 0.
     """
     pending = [guest for guest in manifest.guests if guest.converted is None and not guest.objection]
@@ -35,9 +36,10 @@ def warn_of_formats(
 def warn_of_planned_formats(
     console: Console, plan: Plan, history: History, names: Iterable[str] | None = None
 ) -> None:
-    """Warn if the template or a guest of a plan seems to have a format other than the declared one.
+    """Warn if an image of a plan seems to have a format other than the declared one.
 
-    ``names``: the guests to examine; None for all. A guest whose overlay has taken its path is left out.
+    Only the template and guests to convert or share are examined. ``names``: the guests to choose from; None for
+    all. A guest whose overlay has taken its path is left out.
     """
     chosen = None if names is None else set(names)
     guests = [

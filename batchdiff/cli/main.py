@@ -143,7 +143,7 @@ def _report_bug(
 
 
 def _warn(console: Console, text: str) -> None:
-    """Print why a command ends; if stderr cannot be written to, only the exit code shows the reason."""
+    """Print why a command ends, unless stderr cannot be written to."""
     with contextlib.suppress(UsageError):
         console.warn(text)
 
@@ -157,7 +157,7 @@ def _is_folder_deleted() -> bool:
 
 
 def _arguments(argv: list[str], console: Console) -> argparse.Namespace:
-    """Parse the command line; help goes through the console, which reports a failed write."""
+    """Parse the command line; the console prints help and the version, so that a failed write is reported."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said):

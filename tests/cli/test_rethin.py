@@ -123,7 +123,7 @@ def test_restore_after_a_rethin(folder, used):
 def test_no_definition_must_change_if_the_disk_keeps_its_name_and_format(folder):
     folder.plan(manifest(RETHIN))
     said = [folder.run(verb, "p.json") for verb in ("apply", "restore")]
-    assert "the VM's definition keeps its path and format" in said[0]
+    assert "path and format in the VM's definition stay the same" in said[0]
     assert [text for text in said if "must name" in text or "must change" in text] == []
 
 

@@ -52,7 +52,7 @@ def protect(template: Image, journal: Journal | MemoryJournal) -> tuple[str, ...
 
 def _advice(path: str, error: OSError) -> str:
     remove = "have root run" if lacking_ownership(Deed.CHANGE_MODE, path) else "remove the permission yourself:"
-    if error.errno == errno.EROFS:  # which protects the file, too
+    if error.errno == errno.EROFS:  # a read-only filesystem protects the file, too
         remove = f"once files there can be changed, {remove}"
     return f"{remove[0].upper()}{remove[1:]} `chmod a-w {shell_word(path)}`"
 

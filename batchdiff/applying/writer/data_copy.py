@@ -113,7 +113,7 @@ class Copier:
             self.advance(len(data))
 
     def _copy_in_kernel(self, source: int, source_offset: int, target_offset: int, length: int) -> int:
-        """Return the bytes copied: fewer than ``length`` at the end of the file or after a refusal."""
+        """Copy bytes, and return how many: fewer than ``length`` at the end of the file or after a refusal."""
         done = 0
         while done < length:
             self.check()

@@ -78,7 +78,7 @@ class OutsideStore:
         return (clusters * self._geometry.cluster_size).astype(np.uint64) | COPIED
 
     def refcounts(self) -> npt.NDArray[np.uint16] | None:
-        """Return None: each is 1."""
+        """Return None: no data cluster is in the image's own file."""
         return None
 
 
@@ -104,7 +104,7 @@ class UnwrittenStore:
 
 
 class CompressedStore:
-    """Clusters packed in compressed form, or stored whole if compression does not make them smaller."""
+    """Clusters packed in compressed form, or stored uncompressed if compression does not make them smaller."""
 
     def __init__(self, copier: Copier, geometry: Geometry, start: int, *, level: int | None = None) -> None:
         self._copier, self._geometry, self._level = copier, geometry, level

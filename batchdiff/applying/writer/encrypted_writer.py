@@ -2,9 +2,9 @@
 
 ::
 
-    selection, in memory    tables: which clusters are data     its data file is the guest's disk
+    selection, in memory    a qcow2 file whose tables map the data clusters; its data file is the guest's disk
           |
-          | qemu-img convert -n: reads these clusters, encrypts them
+          | qemu-img convert -n: reads these clusters, encrypts them, and writes them to their places
           v
     overlay     | header | LUKS header | tables | places for clusters | refcounts |
 

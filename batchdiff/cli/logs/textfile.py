@@ -53,7 +53,7 @@ def check_textfile(path: str) -> None:
 
 
 def write_textfile(path: str, plan_path: str, verb: str, metrics: Sequence[Metric]) -> None:
-    """Create or replace a file with these metrics and the current time.
+    """Write these metrics and the current time to a file, which is created or replaced.
 
     :raises UsageError: as for :func:`check_textfile`.
     """
