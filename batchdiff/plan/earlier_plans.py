@@ -89,7 +89,7 @@ class EarlierPlans:
         if found is None:
             where = " or ".join(dict.fromkeys(self._folders))
             searched = f" (no journal in {where} names it)" if where else ""
-            return f"find out which plan put it there{searched}"
+            return f"find out which plan put it there{searched}, and purge it with that plan"
         plan = self._renamed.get(found.plan, found.plan)
         guest = shell_option("--guest", found.guest)
         return f"delete it with `batchdiff purge {shell_word(plan)} {guest} --used`"

@@ -374,7 +374,7 @@ def test_planning_says_that_the_name_in_quarantine_is_taken(one):
     one.write_manifest(f"{ONE}retire: quarantine\n")
     found = guest_reason(one, "other.plan.json")
     assert "its name in quarantine is taken" in found
-    search = f"find out which plan put it there (no journal in {one.folder} names it)"
+    search = f"find out which plan put it there (no journal in {one.folder} names it), and purge it with that plan"
     assert f"{search}, or move it away" in found
 
 

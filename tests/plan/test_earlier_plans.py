@@ -65,9 +65,10 @@ def test_a_damaged_journal_hides_no_other_one(tmp_path, line):
 
 def test_a_folder_without_such_a_plan_is_named(tmp_path):
     assert way(tmp_path, tmp_path / "gone") == (
-        f"find out which plan put it there (no journal in {tmp_path} or {tmp_path}/gone names it)"
+        f"find out which plan put it there (no journal in {tmp_path} or {tmp_path}/gone names it), and purge it with"
+        " that plan"
     )
 
 
 def test_where_no_folder_was_searched_none_is_named():
-    assert way() == "find out which plan put it there"
+    assert way() == "find out which plan put it there, and purge it with that plan"
