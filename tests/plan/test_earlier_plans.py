@@ -65,8 +65,8 @@ def test_a_damaged_journal_hides_no_other_one(tmp_path, line):
 
 def test_a_folder_without_such_a_plan_is_named(tmp_path):
     assert way(tmp_path, tmp_path / "gone") == (
-        f"find out which plan put it there (no journal in {tmp_path} or {tmp_path}/gone names it), and purge it with"
-        " that plan"
+        f"find out which plan put it there (no journal in {tmp_path} or {tmp_path}/gone names it), and purge it"
+        " with that plan"
     )
 
 
