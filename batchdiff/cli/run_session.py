@@ -181,9 +181,9 @@ def advising_to_start_over() -> Iterator[None]:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Replace a system error with one that explains it.
+    """Explain a system error.
 
-    :raises GuestError: there was one.
+    :raises GuestError: in place of an OSError.
     """
     try:
         yield
@@ -242,7 +242,7 @@ def _say(console: Console, guest: GuestPlan, outcome: GuestOutcome, template: Im
     if outcome.status in {Status.FAILED, Status.REFUSED}:
         console.warn(f"{outcome.name}: {outcome.status}: {outcome.reason}")
         return
-    # Hundreds of guests may have been done before; the result has one line for all of them.
+    # Hundreds of guests may have the same reason; the result has one line for all of them.
     is_of_many = is_done(outcome.reason) or outcome.reason in {NOTHING_TO_UNDO, NOTHING_TO_PURGE}
     say = console.detail if outcome.status is Status.SKIPPED and is_of_many else console.say
     has_reason = outcome.reason and outcome.status not in _REASON_WAITS

@@ -24,7 +24,7 @@ def stopping() -> Iterator[Stop]:
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if stop.is_asked and number == signal.SIGHUP:
-            return  # when a terminal is closed, it may come twice: from the kernel and from the shell
+            return  # closing a terminal may send SIGHUP twice: from the kernel and from the shell
         if stop.is_asked:
             kill_all()
             os._exit(EXIT_INTERRUPTED)

@@ -125,7 +125,8 @@ def _show(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
 
 
 def _apply(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
-    verb = _verb(verbs, common, "apply", "write the overlays of a plan, verify each, and retire the originals")
+    text = "carry out a plan: write and verify overlays, and retire originals; or let guests share blocks"
+    verb = _verb(verbs, common, "apply", text)
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
     verb.add_argument(
         "--retire",
@@ -210,8 +211,8 @@ def _purge(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--used",
         action="store_true",
-        help="also delete originals that differ because their VMs have run since; the state from before the"
-        " conversion cannot be restored afterwards",
+        help="also delete originals that differ because their VMs have run since the conversion; the state from"
+        " before the conversion cannot be restored afterwards",
     )
     _add_dry_run(verb)
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation")
@@ -260,7 +261,7 @@ def _add_users(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--unseen",
         action="store_true",
-        help="delete even if the filesystem cannot report whether a VM has the file open",
+        help="delete files even if the filesystem cannot report whether a VM has them open",
     )
     _add_connect(verb, _REFUSE_ACTIVE)
 

@@ -66,7 +66,7 @@ def _roles(manifest: Manifest) -> dict[str, str]:
 def _better_name(number: int) -> str:
     alias = lasting_alias(number)
     if alias is not None:
-        return f"Write {alias} instead, a name that lasts"
+        return f"Write {alias} instead: that name lasts"
     return (
         "Write a name that lasts, such as /dev/VG/LV or one in /dev/disk/by-id; for a loop device, name its file"
     )

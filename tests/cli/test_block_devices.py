@@ -296,9 +296,9 @@ def test_a_better_name_is_named(tmp_path, dev, warnings):
     )
     why = "is numbered by the kernel and can refer to another disk after a reboot"
     assert warnings() == [
-        f"warning: the template, {dev}/dm-1, {why}. Write {dev}/vg/base instead, a name that lasts",
+        f"warning: the template, {dev}/dm-1, {why}. Write {dev}/vg/base instead: that name lasts",
         f"warning: a backing file of the guest web01, {dev}/dm-2, {why}."
-        f" Write {dev}/vg/web01 instead, a name that lasts",
+        f" Write {dev}/vg/web01 instead: that name lasts",
     ]
 
 

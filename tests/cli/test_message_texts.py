@@ -33,8 +33,8 @@ def test_how_space_comes_back_from_originals_that_were_kept(capsys):
     apply._print_next_steps(Console(), "fleet.plan.json", small_plan(), [outcome(Fate.KEPT)] * 2)
     assert capsys.readouterr().err == (
         "The space is freed once the originals are deleted. Before their VMs run on the overlays, `batchdiff apply"
-        " fleet.plan.json --retire quarantine` (or delete) can retire them. If a VM has already written to its"
-        " overlay, delete the original yourself once you trust the overlay.\n"
+        " fleet.plan.json --retire quarantine` (or `--retire delete`) can retire them. If a VM has already"
+        " written to its overlay, delete the original yourself once you trust the overlay.\n"
     )
 
 
@@ -42,8 +42,8 @@ def test_how_space_comes_back_from_one_original_that_was_kept(capsys):
     apply._print_next_steps(Console(), "fleet.plan.json", small_plan(), [outcome(Fate.KEPT)])
     assert capsys.readouterr().err == (
         "The space is freed once the original is deleted. Before its VM runs on the overlay, `batchdiff apply"
-        " fleet.plan.json --retire quarantine` (or delete) can retire it. If the VM has already written to its"
-        " overlay, delete the original yourself once you trust the overlay.\n"
+        " fleet.plan.json --retire quarantine` (or `--retire delete`) can retire it. If the VM has already"
+        " written to its overlay, delete the original yourself once you trust the overlay.\n"
     )
 
 
@@ -174,32 +174,32 @@ def test_the_question_of_purge_promises_no_more_than_is_certain(monkeypatch, use
             "",
             "",
             "all changes in 1 guest since the conversion will be discarded, including all snapshots in its"
-            " overlay (0 B on disk); an overlay that cannot be read will be kept:|What remains: the"
-            " original, as it was before the conversion.",
+            " overlay (0 B on disk):|What remains: the"
+            " original, as it was before the conversion, and the overlay, if it cannot be read.",
         ),
         (
             "abc",
             "c",
             "",
             "all changes in 2 guests since the conversion will be discarded, including all snapshots in their"
-            " overlays (0 B on disk); an overlay that cannot be read will be kept:|What remains: the"
-            " originals, as they were before the conversion.",
+            " overlays (0 B on disk):|What remains: the"
+            " originals, as they were before the conversion, and any overlay that cannot be read.",
         ),
         (
             "a",
             "",
             "a",
             "all changes in 1 guest since the conversion will be discarded, including all snapshots in its"
-            " overlay (0 B on disk); an overlay that cannot be read will be kept:|What remains: the"
-            " full image at the guest's path.",
+            " overlay (0 B on disk):|What remains: the"
+            " full image at the guest's path, and the overlay, if it cannot be read.",
         ),
         (
             "abc",
             "c",
             "b",
             "all changes in 2 guests since the conversion will be discarded, including all snapshots in their"
-            " overlays (0 B on disk); an overlay that cannot be read will be kept:|What remains: the"
-            " full images at the guests' paths.",
+            " overlays (0 B on disk):|What remains: the"
+            " full images at the guests' paths, and any overlay that cannot be read.",
         ),
     ],
 )
@@ -217,7 +217,7 @@ def test_the_question_before_changes_are_discarded(monkeypatch, capsys, names, l
     restore._ask_to_discard(Console(), found, there, yes=False)
     (question,) = asked
     assert f"{question.what}|{question.remains}" == said
-    note = " (its original, too, has changed since it was planned)"
+    note = " (its original has changed since it was planned)"
     assert question.lines == [
         f"{name}: everything written to /srv/clones/{name}.qcow2{note if name in written else ''}"
         for name in names
@@ -242,7 +242,7 @@ def test_without_the_template_overlays_are_kept(monkeypatch, names):
         guests, its, vm, what = ("2 guests", "their originals", "VMs have", "originals, as they were")
     assert question.what == (
         f"the template is missing, so {guests} will go back to {its} without what has been written since the"
-        f" conversion; {its.replace('original', 'overlay')} will be kept:"
+        " conversion:"
     )
     assert question.otherwise == f"Bring the template back to keep what the {vm} written."
     overlays = "overlay" if len(names) == 1 else "overlays"

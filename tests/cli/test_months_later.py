@@ -411,7 +411,7 @@ def test_restoring_all_asks_on_a_terminal(planned, answer, code):
     typed = f"{answer}\n".encode()
     found, said = on_terminal("restore", "fleet.plan.json", cwd=planned.folder, typed=typed)
     assert found == code
-    assert "all 4 guests will be restored" in said
+    assert "all 4 guests, whose VMs must be shut down, will be restored" in said
     assert (ORIGINAL in planned.names()) is (answer == "no")
 
 

@@ -91,7 +91,7 @@ def moved_to(text: str) -> str:
 
 
 def rate(text: str) -> int:
-    """Parse bytes a second, such as ``200MiB`` or ``200M/s``."""
+    """Parse a rate, such as ``200MiB`` or ``200M/s``, and return the bytes a second."""
     try:
         found = parse_size(text.removesuffix("/s"))
     except ValueError:

@@ -54,7 +54,7 @@ class _Queue:
 
     def _write(self, fd: int) -> None:
         while self.pending and _wait(fd):
-            # Taken out first: the reader of this piece may interrupt the command, which must not write it again.
+            # Taken out first: a command that is interrupted after the write must not write the piece again.
             piece = self.pending.popleft()
             try:
                 done = os.write(fd, piece)
@@ -180,7 +180,7 @@ def _terminal_device(stream: TextIO) -> int | None:
 
 
 def _reopened(stream: TextIO) -> int | None:
-    """Open a stream's terminal again; None if it cannot be opened, as after su.
+    """Open a stream's terminal again; None if there is none, or if it cannot be opened, as after su.
 
     poll() reports a terminal as writable if it has room for a byte, but then a write waits until all of it fits,
     unless the descriptor is non-blocking. The stream's own descriptor must stay blocking: the shell shares it.

@@ -98,8 +98,8 @@ def _print_next_steps(console: Console, path: str, plan: Plan, outcomes: list[Gu
         console.say(
             f"The space is freed once the {originals} deleted."
             f" Before {'its VM runs on the overlay' if one else 'their VMs run on the overlays'},"
-            f" `batchdiff apply {path} --retire quarantine` (or delete) can retire {them}. If {vm} has already"
-            " written to its overlay, delete the original yourself once you trust the overlay."
+            f" `batchdiff apply {path} --retire quarantine` (or `--retire delete`) can retire {them}. If {vm}"
+            " has already written to its overlay, delete the original yourself once you trust the overlay."
         )
     if Fate.QUARANTINED in fates:
         one = fates.count(Fate.QUARANTINED) == 1

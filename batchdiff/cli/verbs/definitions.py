@@ -135,7 +135,9 @@ def _check(arguments: argparse.Namespace) -> None:
         )
     if arguments.xml and (arguments.define or arguments.undo):
         option = "--define" if arguments.define else "--undo"
-        instead = ", or write changed copies with --write FOLDER" if arguments.define else ""
+        instead = (
+            ", or replace --define with --write FOLDER, which writes changed copies" if arguments.define else ""
+        )
         raise UsageError(
             f"cannot use {option} with --xml",
             why=f"{option} changes definitions through libvirt",
@@ -168,7 +170,7 @@ def _from_files(paths: Sequence[str]) -> tuple[list[Domain], list[Pool]]:
 
 
 def _write(console: Console, folder: str, changes: Sequence[DomainChange] | Sequence[VmChange]) -> int:
-    """Write changed copies, except of definitions that must not change yet."""
+    """Write changed copies of definitions, except those that must not change yet."""
     for change in changes:
         if change.is_right or change.waiting:
             continue

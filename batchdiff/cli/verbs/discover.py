@@ -47,7 +47,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     :raises UsageError: the arguments are wrong, no image is found, or a manifest cannot be written.
     :raises ImageError: a given template cannot be used, or no image can be read.
     :raises ManifestError: a manifest that was written has a problem.
-    :raises DefinitionError, ProgramError: the disks in libvirt cannot be listed.
+    :raises DefinitionError, ProgramError: the disks of libvirt's domains cannot be listed.
     :raises WorkerError: a worker process failed.
     """
     if not arguments.paths and not arguments.libvirt:
@@ -66,7 +66,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
                 remedy="Name the image that is the template.",
             )
     templates = [image_path(path) for path in arguments.templates]
-    # Templates first: if a file has several names, the one given as the template counts.
+    # Templates before the other paths: if both name one file, its name as a template counts.
     search = find_files([*arguments.templates, *arguments.paths], _of_libvirt(console, arguments))
     if not search.files and not search.exclusions:
         raise _no_image(arguments, search.ignored)

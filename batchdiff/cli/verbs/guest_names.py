@@ -1,7 +1,7 @@
 """Print the names of a plan's guests for a shell's completion of ``--guest``; the help does not list this verb.
 
 The arguments are the words of the command line, with or without their quotes, or the whole line in one argument.
-Names are printed unquoted, for the shell to quote. This runs at each press of Tab, so it loads little.
+Names are printed unquoted, for the shell to quote. The verb runs at each press of Tab, so it loads little.
 """
 
 from __future__ import annotations

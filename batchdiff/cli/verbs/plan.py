@@ -89,7 +89,7 @@ def _check_output(path: str) -> None:
 
 
 def _check_apart(path: str, manifest: Manifest) -> None:
-    """Check that neither the plan nor a file beside it has the path of an overlay or data file."""
+    """Check that neither the plan nor any of its own files beside it has the path of an overlay or data file."""
     own = {os.path.realpath(path + suffix) for suffix in ("", *own_files.BESIDE_PLAN)}
     for guest in manifest.guests:
         written = (guest.overlay_path, guest.options.data_file) if guest.gets_overlay else ()

@@ -35,7 +35,7 @@ from batchdiff.report.results_text import undone_text
 from batchdiff.units import few, format_size
 
 _NOTHING = "Nothing to restore: no guest of this plan is known to be converted."
-_NOT_AS_PLANNED = " (its original, too, has changed since it was planned)"
+_NOT_AS_PLANNED = " (its original has changed since it was planned)"
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
@@ -98,8 +98,8 @@ def _ask(
     if not arguments.yes and options.guests is None and len(found) > 1 and console.can_ask:
         lines = [f"{guest.name}: {_way_back(guest.overlay_path, guest.source.path)}" for guest, _ in found]
         question = Question(
-            f"all {len(found)} guests will be restored, and their overlays ({_size_of_overlays(found)} on disk)"
-            " will be deleted; their VMs must be shut down:",
+            f"all {len(found)} guests, whose VMs must be shut down, will be restored, and their overlays"
+            f" ({_size_of_overlays(found)} on disk) will be deleted:",
             lines,
             "`--guest NAME` restores a single guest.",
             "What remains: full images with what the VMs see now.",
@@ -137,27 +137,27 @@ def _ask_to_discard(
 
 def _about_discarding(back: list[GuestWithState], there: Mapping[str, OnDisk], lines: list[str]) -> Question:
     one = len(back) == 1
+    unread = "the overlay, if it cannot be read" if one else "any overlay that cannot be read"
     return Question(
         f"all changes in {count_of(len(back), 'guest')} since the conversion will be discarded, including all"
-        f" snapshots in {'its overlay' if one else 'their overlays'}"
-        f" ({_size_of_overlays(back)} on disk); an overlay that cannot be read will be kept:",
+        f" snapshots in {'its overlay' if one else 'their overlays'} ({_size_of_overlays(back)} on disk):",
         lines,
         f"Leave out `--discard-changes` to keep what the {'VM has' if one else 'VMs have'} written.",
-        f"What remains: {_what_remains(back, there)}.",
+        f"What remains: {_what_remains(back, there)}, and {unread}.",
     )
 
 
 def _about_overlays_that_stay(
     back: list[GuestWithState], there: Mapping[str, OnDisk], lines: list[str]
 ) -> Question | None:
-    """Return None unless the template is missing; if it is, no overlay is deleted."""
+    """Return the question for a missing template, without which no overlay is deleted; otherwise None."""
     if not any(_lacks_template(there.get(guest.name)) for guest, _ in back):
         return None
     one = len(back) == 1
-    originals, overlays = ("its original", "its overlay") if one else ("their originals", "their overlays")
+    originals = "its original" if one else "their originals"
     return Question(
         f"the template is missing, so {count_of(len(back), 'guest')} will go back to {originals} without what has"
-        f" been written since the conversion; {overlays} will be kept:",
+        " been written since the conversion:",
         lines,
         f"Bring the template back to keep what the {'VM has' if one else 'VMs have'} written.",
         f"What remains: {_what_remains(back, there)}, and the overlay{'' if one else 's'}.",
@@ -185,7 +185,10 @@ def _what_remains(back: list[GuestWithState], there: Mapping[str, OnDisk]) -> st
 
 
 def _is_as_planned(guest: GuestToConvert, known: GuestState, files: OnDisk | None) -> bool:
-    """Return whether a guest goes back to its original, unchanged as far as sizes and mtimes show."""
+    """Return whether a guest goes back to a file that is its original, unchanged as far as sizes and mtimes show.
+
+    False for a block device, even if it is the original.
+    """
     if files is None or files.original is None or guest.is_on_device or rebuilt_is_in_place(guest, known):
         return False
     return Written.ORIGINAL not in files.written

@@ -52,7 +52,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     elif not console.json:
         console.result(form(facts, console.width))
     warn_of_planned_formats(console, plan, history)
-    if console.json:  # only if used: the report of a large plan sums up millions of extents
+    # Made only if it is printed: the JSON report of a large plan sums up millions of extents.
+    if console.json:
         console.event("report", report=plan_report(facts))
     return EXIT_DONE
 
