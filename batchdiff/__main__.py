@@ -24,7 +24,7 @@ def main() -> NoReturn:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     try:
-        # Here, so that Ctrl-C during the import causes no traceback.
+        # Imported here, so that Ctrl-C during the import causes no traceback.
         from batchdiff.cli.main import run  # noqa: PLC0415
         from batchdiff.signals import HELD  # noqa: PLC0415
 
@@ -62,7 +62,7 @@ def _occupy_standard_descriptors() -> None:
 def _end(code: int) -> NoReturn:
     """Flush and exit without Python's shutdown, which would slow short commands by a tenth."""
     for stream in filter(None, (sys.stdout, sys.stderr)):  # None: the caller has closed it
-        with contextlib.suppress(OSError, ValueError):  # too late to report it
+        with contextlib.suppress(OSError, ValueError):  # too late to report a failure
             stream.flush()
     os._exit(code)
 

@@ -197,6 +197,6 @@ def _check_not_the_template(guest: GuestToConvert, template: Image, under: Under
         raise UsageError(
             f"the original of {guest.name} must not be deleted",
             why=f"the template {template.path} is stored on a block device whose own storage cannot be traced, so"
-            " it may be stored in this original",
+            " the template may be stored in this original",
             remedy="Use `--retire quarantine` or `--retire keep`.",
         )

@@ -27,10 +27,10 @@ Source: QEMU ``docs/qcow2-cache.txt``.
 """
 
 _OURS = 8
-"""Files open besides those of guests."""
+"""Files that are open besides those of guests."""
 
 _OF_A_PROGRAM = 4
-"""Two for the pipe from qemu-img, and two to confine qemu-img."""
+"""Open files: two for the pipe from qemu-img, and two to confine qemu-img."""
 
 
 def at_once(jobs: int, guests: Iterable[GuestToConvert], template: ImageSource) -> int:

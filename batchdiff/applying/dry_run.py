@@ -138,13 +138,13 @@ def _dry_run(
 
 
 def _tried(task: SwapTask, run: Run) -> SwapTask:
-    """Return the task that a real run would carry out: ``task``, or the one for images that differ."""
+    """Try a task; return the one that a real run would carry out: ``task``, or the one for images that differ."""
     outgoing, ready = OutgoingFile(task, run), task.incoming.ready
     try:
         if ready is not None or task.incoming.present is None:
             require_name(task, None)
         if ready is not None:
-            require_no_dependents(run.dependents, ready)  # the file would lose that name
+            require_no_dependents(run.dependents, ready)  # the file would be renamed
         _try(task, outgoing)
     except DifferenceError:
         other = task.if_different()

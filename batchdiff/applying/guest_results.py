@@ -73,7 +73,7 @@ def _not_continued(guest: GuestToConvert, result: SwapResult, history: History) 
     outcome = replace(outcome, original=_original_now(guest, state))
     try:
         return _measured(outcome, guest)
-    except (BatchdiffError, OSError):  # without a readable overlay, its sizes stay unknown
+    except (BatchdiffError, OSError):  # the sizes stay unknown
         return outcome
 
 
@@ -120,13 +120,13 @@ def _gained(swap: Swap) -> int | None:
 def _status(swap: Swap) -> Status:
     if Action.PUBLISH in swap.done:
         return Status.CONVERTED
-    # An interrupted apply may have deleted the original's own file, but not its other files.
+    # An interrupted apply may have left only the original's other files for this run to delete.
     is_retired = swap.changes or swap.done & {Action.QUARANTINE, Action.UNLINK}
     return Status.RETIRED if is_retired else Status.UNCHANGED
 
 
 def undo_failure(guest: GuestToConvert, result: SwapResult, state: GuestState | None) -> GuestOutcome:
-    """Return the outcome of a failed restore or purge; ``state``: None if the guest is not converted."""
+    """Return the outcome of a failed restore or purge, with the original's fate unless ``state`` is None."""
     outcome = failure_outcome(result)
     return outcome if state is None else replace(outcome, original=_original_now(guest, state))
 
@@ -157,7 +157,7 @@ def kept_outcome(guest: GuestToConvert, error: DifferenceError, state: GuestStat
         changed = f"the original in quarantine, {aside}, has changed since it was planned: {changes}{both}"
         reason, what_next = f"{changed} ({error.what})", CHANGED_ASIDE
     elif isinstance(error, IncomparableError):
-        reason = error.reason  # the use of a file does not show what it contains
+        reason = error.reason  # a file was in use, so whether the two differ is unknown
     elif not state.published:
         reason = f"restore rebuilt its image, including what its VM had written ({error.what})"
     elif used or state.overlay is None:
@@ -171,7 +171,7 @@ def kept_outcome(guest: GuestToConvert, error: DifferenceError, state: GuestStat
 
 
 def with_way_back(result: SwapResult, guest: GuestToConvert, history: History) -> SwapResult:
-    """Add the original to go back to, if any, to an error that may be about a damaged overlay."""
+    """Return the result; if its error may be about a damaged overlay, name any original to go back to."""
     error = result.error
     is_damage = isinstance(error, ImageError | VerificationError) and not isinstance(error, DifferenceError)
     if error is None or not is_damage or is_inconclusive(error):

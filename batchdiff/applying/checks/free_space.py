@@ -28,7 +28,7 @@ _TABLES = 64 << 10
 
 @frozen
 class FreeSpace:
-    """The free bytes of filesystems at the start of a command, by a folder of each."""
+    """The free bytes of filesystems at the start of a command, by one folder on each."""
 
     before: dict[str, int]
 
@@ -51,9 +51,9 @@ class FreeSpace:
         return cls(found)
 
     def grown(self, *, deleted: bool = True, expected: int | None = None) -> dict[str, int]:
-        """Return the growth of each filesystem's free space in bytes, if known, by folder.
+        """Return the growth of each filesystem's free space, in bytes, by folder; leave out any that is unknown.
 
-        ``deleted``: wait for the space of deleted files, which is freed a little later. ``expected``: the total
+        ``deleted``: wait for the space of deleted files, which is freed with a delay. ``expected``: the total
         growth near which the wait may end early.
         """
         found = self._growth(sync=True)

@@ -27,7 +27,7 @@ def require_no_dependents(
 
     ``former``: names that the file had a moment ago. ``but``: the paths of images that are allowed to
     depend on it. ``identifier``: an identifier in the file, which other images may use to name it.
-    ``lasting``: the path that the file has after the error, if different.
+    ``lasting``: the path that the file will have after an error, if not ``path``.
 
     :raises GuestError: an image depends on the file, or perhaps does.
     """

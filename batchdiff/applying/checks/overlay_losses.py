@@ -20,7 +20,7 @@ LossesAllowed: TypeAlias = frozenset[Loss]
 
 
 def counted_losses(overlay: ImageSource) -> dict[Loss, str]:
-    """Describe an overlay's internal snapshots and persistent bitmaps, such as ``2 internal snapshots``.
+    """Describe an overlay's internal snapshots and persistent bitmaps, as in ``2 internal snapshots``.
 
     :raises ImageError: the overlay cannot be opened.
     """
@@ -55,7 +55,7 @@ def check_losses(guest: str, overlay: ImageSource, allowed: LossesAllowed) -> No
 
 
 def lost_with_originals(guests: Iterable[GuestToConvert]) -> dict[str, list[str]]:
-    """Return what deleting originals would lose, in words, each with the names of the guests concerned."""
+    """Describe what is lost if originals are deleted; return the names of the guests by description."""
     found: dict[str, list[str]] = {}
     for guest in guests:
         losses = guest.losses

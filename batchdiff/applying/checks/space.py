@@ -1,4 +1,4 @@
-"""Make sure that there is enough space before overlays or a rebuilt image are written."""
+"""Make sure that there is enough space before overlays or rebuilt images are written."""
 
 from __future__ import annotations
 
@@ -41,13 +41,16 @@ _CLUSTERS = {
     ImageFormat.VHDX: MIB,
     ImageFormat.PARALLELS: MIB,
 }
-"""The maximum bytes on disk for a byte that QEMU writes. In a VHD, that is a whole block: XFS fills its holes."""
+"""The maximum bytes on disk for a byte that QEMU writes.
+
+In a VHD, that is a whole block, because XFS may fill the holes in a block.
+"""
 
 _LUKS_HEADER = 2 * MIB
 """An upper bound for QEMU's header: eight key slots, a key of 64 bytes."""
 
 _FICLONERANGE, _TRIAL = 0x4020940D, 64 * KIB
-"""ioctl_ficlonerange(2), and a length of whole blocks, which have at most 64 KiB."""
+"""ioctl_ficlonerange(2), and a length that is a whole number of blocks: no block is larger than 64 KiB."""
 
 
 @frozen
@@ -71,16 +74,17 @@ def check_space(
 ) -> Room:
     """Return how many guests, at most ``jobs``, have space for their overlays at once.
 
-    ``protected``: a template that will be write-protected; on some filesystems, this copies it.
+    ``protected``: a template that will be write-protected; on some filesystems, this takes space for a copy.
     ``unfinished``: by guest, the files of an interrupted apply, whose space can be reused.
 
-    :raises GuestError: there may not be enough space even for one guest at a time.
+    :raises GuestError: there may not be enough space even for one guest at a time, or a filesystem cannot be
+        queried.
     """
     room = Room(jobs)
     by_device: dict[int, list[GuestToConvert]] = {}
     for guest in guests:
         device = _device(os.path.dirname(guest.overlay_path))
-        if device is not None:  # without that folder, only this guest fails, later
+        if device is not None:  # otherwise, this guest alone will fail
             by_device.setdefault(device, []).append(guest)
     for device, chosen in by_device.items():
         folder = os.path.dirname(chosen[0].overlay_path)
@@ -160,10 +164,10 @@ def check_space_for_image(image: Image, folder: str, guest: str, new: ImageSourc
 
 
 def standalone_bytes(image: Image, folder: str, new: ImageSource) -> int:
-    """Return the maximum bytes on disk of a standalone copy of an image in a folder.
+    """Return the maximum bytes that a standalone copy of an image takes on disk in a folder.
 
-    Shared blocks take no space. QEMU, which writes encrypted images and formats other than raw and qcow2, shares
-    none and allocates whole clusters; into a LUKS image it writes even zeros.
+    Shared blocks take no space. QEMU writes images that are encrypted, or neither raw nor qcow2. It shares no
+    blocks and allocates whole clusters; into a LUKS image, it writes even zeros.
 
     :raises GuestError: the folder cannot be examined.
     :raises ImageError: the image cannot be read.
@@ -181,7 +185,7 @@ def standalone_bytes(image: Image, folder: str, new: ImageSource) -> int:
         sharing = [each for each in copied if each.origin is Origin.FILE and can_share[each.layer]]
         needed += max(_taken(copied, unit) - _shared(image, sharing), 0)
         at = image.next_data(end)
-    # qcow2 has a table entry of 8 bytes for each cluster, and a refcount of 2.
+    # For each cluster, qcow2 has an 8-byte table entry and a 2-byte refcount.
     return needed + image.virtual_size // DEFAULT_CLUSTER_SIZE * 10
 
 
@@ -204,7 +208,7 @@ def _taken(segments: list[Segment], unit: int) -> int:
 
 
 def _shared(image: Image, segments: list[Segment]) -> int:
-    """Count bytes that will be shared: on btrfs, which keeps extents whole, only those that are shared already."""
+    """Count the bytes that will be shared: on btrfs, which frees only whole extents, those shared already."""
     whole = [each for each in segments if is_btrfs(image.layers[each.layer].fd)]
     kept = sum(place.end - place.start for place in shared_extents(image, whole))
     return _length(segments) - _length(whole) + kept

@@ -2,11 +2,10 @@
 
 ::
 
-    what has changed                      what follows
-    nothing, except by batchdiff itself   -> accepted
-    only its ctime, as after a change     -> accepted if every byte will be compared anyway
-    of mode, owner or name
-    anything else                         -> the plan is stale
+    what has changed                                   what follows
+    nothing except what batchdiff itself changed       -> accepted
+    only ctimes, as after a chmod, chown or rename     -> accepted if every byte will be compared anyway
+    anything else                                      -> the plan is stale
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ PLAN_AGAIN = "Shut down any VM or program that writes to the image, then plan ag
 
 
 def with_accepted(record: PlannedImage, template: Image) -> PlannedImage:
-    """Return a guest's record, with the present fingerprints of any files of the template in its chain.
+    """Return a guest's record, in which any files of the template have their present fingerprints.
 
     The template may have lost its write permission, or come back from a backup.
     """

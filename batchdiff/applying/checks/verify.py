@@ -33,18 +33,18 @@ from batchdiff.qemu.programs import never
 
 
 class Check(enum.Enum):
-    """The result required of `qemu-img check`, for qcow2 and QED."""
+    """The result that `qemu-img check` of an image must have; only qcow2 and QED are checked."""
 
     FLAWLESS = "it was just written: not even leaked clusters are allowed"
-    LEAKS_ALLOWED = "a VM has run on it and may have been killed: leaked clusters are harmless"
+    LEAKS_ALLOWED = "a VM may have run on it and been killed: leaked clusters are harmless"
     NONE = "it is the original or, for purge, a rebuilt image: it is only compared"
 
 
 @frozen
 class Comparison:
-    """The two images to compare: ``incoming`` takes the place of ``outgoing``.
+    """The incoming and the outgoing image, to be compared.
 
-    ``written``: the extents of an overlay that was just written, and their unit in bytes; otherwise None.
+    ``written``: the extents of an overlay that was just written, and their unit in bytes; None for others.
     """
 
     outgoing: ImageSource
@@ -77,7 +77,7 @@ def verify(
     :raises VerificationError: one of them is damaged or unreadable.
     :raises SecretError: the secret of one cannot be used.
     :raises InUseError: one of them is in use.
-    :raises ProgramError: qemu-img cannot be run, or failed.
+    :raises ProgramError: qemu-img cannot be run, or fails.
     :raises StopError: ``ended`` returned true.
     """
     outgoing, incoming = comparison.outgoing, comparison.incoming
@@ -115,9 +115,9 @@ def _unverified(comparison: Comparison, faulty: str) -> str:
 
 
 def check_used(image: ImageSource, ended: Callable[[], bool], report: Callable[[int], None] = ignore) -> None:
-    """Make sure that an image on which a VM may have run has no damaged metadata; leaked clusters are allowed.
+    """Check the metadata of an image that a VM may have used; leaked clusters are allowed.
 
-    ``report`` only gets 0: no data is read.
+    ``report`` always gets 0: no data is read.
 
     :raises BatchdiffError: as for :func:`verify`, except DifferenceError.
     """

@@ -11,7 +11,8 @@ from batchdiff.plan.sidecar import is_known_template
 def changed_images(plan: Plan, history: History) -> list[str]:
     """Describe the changed files of the template and of guests that are still to be converted or shared.
 
-    The template is left out of guests' chains: only its own check knows the changes made by applying other plans.
+    The template is left out of guests' chains: only the template's own check recognises changes that were made by
+    applying other plans.
     """
     pending = [guest.image for guest in plan.to_convert if guest.name not in history.published]
     pending += [guest.image for guest in plan.to_share if not _is_shared(guest.name, history)]
