@@ -144,9 +144,6 @@ def undo_outcome(guest: GuestToConvert, result: SwapResult, status: Status, hist
     return GuestOutcome(result.guest, status, original=original, remarks=remarks, gained_bytes=_gained(done))
 
 
-_VM_HAS_RUN = "its VM has run on the overlay since the conversion"
-
-
 def kept_outcome(guest: GuestToConvert, error: DifferenceError, state: GuestState) -> GuestOutcome:
     """Return the outcome of a guest whose original was not found to be identical to the VM's disk."""
     used = overlay_was_written(guest, state)
@@ -161,7 +158,8 @@ def kept_outcome(guest: GuestToConvert, error: DifferenceError, state: GuestStat
     elif not state.published:
         reason = f"restore rebuilt its image, including what its VM had written ({error.what})"
     elif used or state.overlay is None:
-        reason = f"{_VM_HAS_RUN} ({error.what})"
+        surely = "" if used else "probably "  # an overlay whose publication was not recorded has no fingerprint
+        reason = f"its VM has {surely}run on the overlay since the conversion ({error.what})"
     else:
         reason = (
             f"original and overlay differ, though neither has been written to since the conversion ({error.what})"

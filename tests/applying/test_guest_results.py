@@ -147,7 +147,7 @@ def test_kept_in_quarantine():
     state, web01 = GuestState(Step.RETIRED, published=True), plans.guest_plan()
     outcome = kept_outcome(web01, DifferenceError("they differ"), state)
     assert (outcome.status, outcome.exit_code, original_words(outcome)) == (Status.KEPT, 0, "kept in quarantine")
-    assert "its VM has run on the overlay since the conversion (they differ)" in outcome.reason
+    assert "its VM has probably run on the overlay since the conversion (they differ)" in outcome.reason
     rebuilt = kept_outcome(web01, DifferenceError("they differ"), GuestState(Step.RESTORED))
     assert rebuilt.reason.startswith("restore rebuilt its image, including what its VM had written (they differ)")
     assert "`batchdiff purge PLAN --guest web01 --used`." in outcome.reason

@@ -219,5 +219,6 @@ def _used(guest: GuestToConvert, original: str, state: GuestState | None, error:
             why=f"original and overlay differ, though there is no sign of a write to the overlay ({error.what})",
             remedy=f"Before you decide which of the two to keep, run {command('verify', guest.name)}.",
         )
-    why = f"its VM has run on the overlay since the conversion ({error.what})"
+    surely = "" if state is not None and state.overlay is not None else "probably "
+    why = f"its VM has {surely}run on the overlay since the conversion ({error.what})"
     return GuestError(what, why=why, remedy=f"If you trust the overlay, {how}.")
