@@ -8,8 +8,8 @@
     it cannot be checked                                                              -> unknown
     it is identical to its original                                                   -> sound
     it differs from its original, though neither has been written to                  -> damaged
-    its kept original may be the VM's disk, and otherwise it would be sound           -> unknown
-    otherwise, if the template is sound or not needed                                 -> sound
+    it would be sound, but its kept original may be the VM's disk                     -> unknown
+    otherwise, if the template's content is sound, or the template is not needed      -> sound
                if the template's content has changed                                  -> damaged
                if the template has any other fault                                    -> unknown
 """
@@ -155,7 +155,7 @@ def _judged(  # noqa: PLR0913, PLR0917  # as above
         why = f"cannot be read: {error.why}"
     else:
         return _sound(guest, f"identical to its original ({os.path.basename(original.path)})")
-    check_used(source, lambda: stop.is_asked, report)  # a fault of the original is not a fault of the overlay
+    check_used(source, lambda: stop.is_asked, report)  # a fault in the original is not a fault in the overlay
     return _beside(original, why, guest, unproven, may_be_used=may_be_used)
 
 
@@ -188,7 +188,10 @@ def _beside(
     *,
     may_be_used: bool,
 ) -> Finding:
-    """Judge an overlay whose original proves nothing. ``may_be_used``: a kept original may be the VM's disk."""
+    """Judge an overlay whose original proves nothing.
+
+    ``may_be_used``: whether a kept original may be the VM's disk.
+    """
     is_aside = original.path != guest.source.path
     where = ", which is in quarantine," if is_aside else ""
     about = f"no error found, but its original {original.path}{where} {why}"

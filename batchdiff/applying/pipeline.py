@@ -6,7 +6,7 @@
     guest 2             prepare | verify ....................... | finish
     guest 3                                        prepare | verify ...         (here at_once is 2)
 
-Only the caller's thread changes disks; it prepares and finishes guests in their order.
+Only the caller's thread changes guests' files; it prepares and finishes guests in order.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ from batchdiff.plan.plan import GuestToConvert
 from batchdiff.qcow2.faults import FormatError
 
 _BETWEEN_LOOKS = 1.0
-"""Seconds between two checks of waiting guests. A VM that opens a guest's file for writing waits up to 45 s."""
+"""Seconds between two checks of waiting guests.
+
+A VM that opens a guest's file for writing has to wait for the next check, for up to 45 s.
+"""
 
 EXPECTED = (BatchdiffError, OSError, FormatError)
 """The errors that a user, a disk or an image can cause; any other is a bug."""
@@ -68,7 +71,8 @@ def run_swaps(
             for guest in guests:
                 run.stop.check()
                 started = _begin(guest, task_of, run, pool)
-                # Guests in progress may free space when they finish, so start this one again after each of them.
+                # If there is too little space for this guest, start it again after each guest in progress, which
+                # may free space when it finishes.
                 while ahead and _lacks_space(started.error):
                     yield _end(ahead, run)
                     started = _begin(guest, task_of, run, pool)

@@ -1,4 +1,4 @@
-"""Go back to originals if overlays cannot be read, because the template is lost or the overlays are damaged.
+"""Go back to originals if overlays cannot be read: the template is lost, or the overlays are damaged.
 
 The overlays are not deleted: the template may come back from a backup, or the overlays may be repaired. An overlay
 that has the original's own name is renamed first::
@@ -149,7 +149,7 @@ def _files(guest: GuestToConvert, state: GuestState) -> tuple[Found, Found | Non
     raise original_missing(
         guest.name,
         remedy="Make the overlay readable again: bring the planned template back if it is missing or has changed,"
-        " or repair a copy of the overlay and put the copy in its place.",
+        " or repair a copy of the overlay and replace the overlay with that copy.",
     )
 
 

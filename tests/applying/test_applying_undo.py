@@ -98,7 +98,7 @@ def test_an_older_original_that_was_removed(stage):
     aside = stage.original(suffix=ASIDE)
     assert next_for(stage) == f"purge --used: delete the older original {aside}"
     aside.unlink()
-    assert next_for(stage) == f"nothing: the older original {aside} was removed, and purge only records that"
+    assert next_for(stage) == f"nothing: the older original {aside} was removed, and purge would only record that"
     assert status(stage.purge()) is Status.PURGED
     assert next_for(stage).startswith("nothing; to convert it again: ")
 

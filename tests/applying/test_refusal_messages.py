@@ -402,8 +402,8 @@ MESSAGES = {
     ),
     template_lost_discard: (
         "vm cannot go back to its original: the original was deleted or moved. Make the overlay readable again: "
-        "bring the planned template back if it is missing or has changed, or repair a copy of the overlay and put "
-        "the copy in its place."
+        "bring the planned template back if it is missing or has changed, or repair a copy of the overlay and "
+        "replace the overlay with that copy."
     ),
     no_qemu: (
         "cannot verify with QEMU: qemu-img is not installed. Install it (Debian: qemu-utils). Or use "

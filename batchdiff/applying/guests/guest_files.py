@@ -81,7 +81,7 @@ def _data_was_written(guest: GuestToConvert, state: GuestState | None) -> bool:
 def find_original(guest: GuestToConvert, state: GuestState | None) -> Found | None:
     """Return a guest's original, under its present name.
 
-    Only batchdiff uses the quarantine name, so any regular file of that name counts, unless the original was
+    Only batchdiff uses the quarantine name, so any regular file with that name counts, unless the original was
     deleted.
 
     :raises GuestError: either of two files could be it.

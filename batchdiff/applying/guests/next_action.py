@@ -64,7 +64,7 @@ class Action(enum.StrEnum):
 class Scene:
     """The state of the two files.
 
-    ``verified``: this process has compared them, or need not. ``one_name``: they have the same own name.
+    ``verified``: this process has compared them, or need not do so. ``one_name``: their own names are the same.
     """
 
     outgoing: OutgoingAt
@@ -75,8 +75,9 @@ class Scene:
 
 
 def next_action(scene: Scene) -> Action:
-    """Return the next action. The process may safely die after any action: the next run examines the files."""
-    # A file that was about to be deleted gets its name back: it must be compared first, or be kept.
+    """Return the next action. A crash after any action is harmless: the next run examines the files."""
+    # A file that was about to be deleted gets its name back if it must be compared first, or if the incoming file
+    # is lost.
     if scene.outgoing is OutgoingAt.DELETING and (not scene.verified or scene.incoming is IncomingAt.LOST):
         return Action.PUT_BACK
     match scene.incoming:
@@ -91,7 +92,7 @@ def next_action(scene: Scene) -> Action:
 
 
 def _beginning(scene: Scene) -> Action:
-    """Write nothing once the two files have been compared: nothing would compare the new file."""
+    """Write nothing if ``verified`` is already true: the new file would not be compared."""
     if scene.outgoing in {OutgoingAt.ASIDE, OutgoingAt.DELETING}:
         return Action.PUT_BACK
     if scene.incoming is IncomingAt.UNFINISHED:

@@ -30,7 +30,10 @@ def planned_overlay(guest: GuestToConvert, template: ImageSource) -> ImageSource
 
 
 def current_overlay(source: ImageSource) -> ImageSource:
-    """Return the overlay as it is now, perhaps decrypted. ``source``: as planned, at the present path."""
+    """Return the overlay as it is now. ``source``: as planned, at the present path.
+
+    Since it was made, the overlay may have been flattened or decrypted, or have got another data file.
+    """
     for secret in dict.fromkeys((source.secret_file, None)):
         found = replace(source, secret_file=secret)
         with suppress(ImageError), closing(open_layer(found)) as layer:

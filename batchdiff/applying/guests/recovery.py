@@ -2,12 +2,14 @@
 
 ::
 
-    overlay there, the sidecar names this plan for it          -> the overlay was published
-    the original, as planned, in quarantine or set aside       -> the overlay was published, even if it is gone
-    neither there, the sidecar names this plan for the overlay -> the overlay was published; both are missing now
-    the original, as planned, in quarantine, another file
-    under its own name; no overlay, and no record of it in
-    the sidecar                                                -> the guest was restored; an older original is left
+    the overlay is there, and the sidecar names this plan for it -> the overlay was published
+    the original, as planned, is in quarantine, and another file
+    has its former name; the overlay is not there, and the
+    sidecar does not name this plan for it                       -> the guest was restored; an older original stays
+    otherwise, if the original, as planned, is in quarantine or
+    about to be deleted                                          -> the overlay was published; it may be gone now
+    neither is there, but the sidecar names this plan for the
+    overlay                                                      -> the overlay was published; both are missing now
 """
 
 from __future__ import annotations
@@ -50,7 +52,10 @@ def recover_states(plan: Plan, history: History, path_map: PathMap = NOTHING_MOV
 
 
 def _is_known(name: str, history: History) -> bool:
-    """Ignore an apply that failed early: it may not have found a converted guest's files."""
+    """Return whether ``history`` shows what became of a guest.
+
+    An apply that failed early shows nothing: it may not have found the files of a converted guest.
+    """
     state = history.states.get(name)
     if state is None:
         return name in history.restored or (name in history.times and name not in history.failures)
@@ -58,7 +63,10 @@ def _is_known(name: str, history: History) -> bool:
 
 
 def _of_plan(origin: OverlayOrigin | None, guest: GuestToConvert, plan: Plan) -> OverlayOrigin | None:
-    """Prefer the origin of a replaced overlay, without its fingerprint: another file is at the path."""
+    """Return the origin of this plan's overlay if another overlay has replaced it; otherwise ``origin``.
+
+    The replaced overlay's fingerprint is left out: another file is at its path.
+    """
     for each in () if origin is None else origin.before:
         if _is_recorded(guest, each, plan):
             return replace(each, fingerprint=None)

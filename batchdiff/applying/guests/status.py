@@ -39,9 +39,9 @@ class Written(enum.Flag):
 class OnDisk:
     """The files of a guest. ``doubt``: what to do, and why, if it is uncertain which they are.
 
-    ``parts``: the other files left of an original that batchdiff has begun to delete. ``dependents``: those of a
-    kept original, in words. After a restore, ``original`` is the older original or the guest's own image;
-    ``left``: the overlay that restore left behind; ``missing``: words for the guest's own image if it is missing.
+    ``parts``: the other files of a half-deleted original, if they still exist. ``dependents``: those of a kept
+    original, in words. After a restore, ``original`` is the older original or the guest's own image. ``left``: the
+    overlay that restore left behind. ``missing``: words for the guest's own image if it is missing.
     """
 
     overlay: str | None
@@ -101,7 +101,7 @@ def _row_of_sharing(guest: GuestToShare, known: GuestState | None, history: Hist
 
 def _again(guest: str) -> str:
     by_name = f"apply {shell_option('--guest', guest)}"
-    return f"nothing; to convert it again: {by_name}, or a new plan if its image has changed"
+    return f"nothing; to convert it again: {by_name}, or plan again if its image has changed"
 
 
 def _begin(there: OnDisk | None, begin: str) -> str:
@@ -138,7 +138,7 @@ def _older(known: GuestState, there: OnDisk | None) -> str:
     if there is not None and there.missing:
         return _restored_missing(there, f"; its older original {there.original} is left" if there.original else "")
     if there is not None and there.original is None:
-        return f"nothing: the older original {known.aside} was removed, and purge only records that"
+        return f"nothing: the older original {known.aside} was removed, and purge would only record that"
     if there is not None and Written.ORIGINAL in there.written:
         return f"find out what is in the older original {known.aside}: purge keeps it, because it has changed"
     return f"purge --used: delete the older original {known.aside}"

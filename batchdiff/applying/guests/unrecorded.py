@@ -24,7 +24,7 @@ def recover_unrecorded(plan: Plan, history: History, path_map: PathMap) -> dict[
 
 
 def _may_lack(plan: Plan, history: History) -> bool:
-    """Accept any one sign: a converted guest may have lost its overlay, its original, or both."""
+    """One sign of a conversion is enough: the guest may since have lost its overlay, its original, or both."""
     published = set(history.published)
     return any(
         not os.path.lexists(guest.source.path)

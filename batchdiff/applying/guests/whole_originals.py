@@ -55,7 +55,7 @@ def _unknown(devices: list[str]) -> str:
 
 
 def _is_whole(original: Found, guest: GuestToConvert) -> bool:
-    """Accept planned sizes and mtimes, as copies by `cp -a` have them."""
+    """Accept any original whose files have their planned sizes and mtimes, such as a copy by `cp -a`."""
     if original.proven:
         return True
     planned = guest.image.fingerprints[0]
@@ -95,7 +95,7 @@ def original_too(error: BatchdiffError, guest: GuestToConvert, history: History)
 def is_about_original(error: BatchdiffError, guest: GuestToConvert) -> bool:
     """Return whether an error is about a file of the original's chain.
 
-    Only the cause of a VerificationError names the file that has the fault.
+    A VerificationError does not itself name the file that has the fault, but its cause does.
     """
     fault = error.__cause__ if isinstance(error, VerificationError) else error
     if not isinstance(fault, ImageError):

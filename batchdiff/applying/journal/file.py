@@ -58,7 +58,7 @@ class Journal:
             raise
 
     def _resume(self, checksum: str) -> bool:
-        """Read the lines of this plan; return False if there are none."""
+        """Read the lines of this plan, and return False if there are none; set another plan's journal aside."""
         data = _content(self._fd, self.path)
         whole = data[: data.rfind(b"\n") + 1]
         if data and not data.startswith(_BEGINNING[: len(data)]):
@@ -75,7 +75,7 @@ class Journal:
                     self._start_again()
                     return False
                 self.history.take_in(record)
-            # A crash cut the last line short: without this, the next record would be appended to it.
+            # If a crash has cut the last line short, the next record must not be appended to it.
             if len(whole) < len(data):
                 os.ftruncate(self._fd, len(whole))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -251,10 +251,10 @@ def _opened(path: str) -> int:
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         with contextlib.suppress(FileNotFoundError):
-            # In a folder such as /tmp, not even root may open another user's file with O_CREAT
+            # In a folder such as /tmp, not even root can open another user's file with O_CREAT
             # (protected_regular).
             return os.open(path, flags)
-        # The umask decides who may read it, as with a new plan: `status` needs both files.
+        # The umask decides who can read the journal, as with a new plan: `status` needs both files.
         return os.open(path, flags | os.O_CREAT, 0o666)
     except OSError as error:
         fault = explain(error, Deed.WRITE if os.path.lexists(path) else Deed.CREATE, path)

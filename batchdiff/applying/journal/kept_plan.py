@@ -7,17 +7,17 @@
 
 1. Both get their second names, by hard links. 2. The new plan takes the first name, by a rename. 3. The journal
 loses its first name. So at every moment both can be found under matching names. If a crash after step 2 leaves the
-journal beside the new plan, its checksum shows that it belongs to the older one, and the next apply, restore or
-purge renames it.
+journal beside the new plan, the checksum in the journal shows that it belongs to the older plan, and the next
+apply, restore or purge renames it.
 
 If apply has only let guests share blocks, there is nothing to undo, and the new plan replaces the older one. If
-the two plans are the same, the journal would make apply skip guests that no longer share blocks, so the journal is
+the two plans are the same, the journal would make apply skip guests that may no longer share blocks, so it is
 renamed::
 
     fleet.plan.json.journal  its journal  ->  fleet.plan.json.journal.1795977098000000000, its mtime in ns
 
-If a crash prevents that, the next `batchdiff plan` that makes the same plan renames it. Until the new plan is in
-place, the journal's lock keeps apply, restore and purge of the older one from starting.
+If a crash prevents that, the next `batchdiff plan` that makes the same plan renames the journal. Until the new
+plan is in place, the journal's lock keeps apply, restore and purge of the older one from starting.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def replace_plan(plan: Plan, path: str, converted: NamesByPlan) -> KeptPlan | No
 
 
 def _has_only_shared(history: History) -> bool:
-    # A damaged journal proves nothing: lines that cannot be read may record more.
+    # A damaged journal proves nothing: a line that cannot be read may record a conversion.
     is_whole = not history.is_damaged and not history.left
     return is_whole and bool(history.states) and not _by_fate(history)
 

@@ -1,4 +1,4 @@
-"""Find the overlays that restores left behind because they or the template could not be read."""
+"""Find the overlays that restores left behind because the overlays or the template could not be read."""
 
 from __future__ import annotations
 

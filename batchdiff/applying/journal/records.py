@@ -40,7 +40,7 @@ class Step(enum.StrEnum):
 
 
 OF_SHARING = frozenset({Step.SHARING, Step.SHARED})
-"""The steps that leave nothing to undo."""
+"""The steps of sharing in place, which leave nothing to undo."""
 
 
 class Goal(enum.StrEnum):
@@ -86,13 +86,14 @@ class GuestState:
     after a restore, the rebuilt image. ``rebuilt``: the image that restore verified or published, which may be the
     original. ``moved``: whether the outgoing file may have been renamed, which changes its ctime. ``deleting``:
     whether it was about to be unlinked; if so, and it is gone, batchdiff deleted it. ``aside``: the original in
-    quarantine; at RESTORED, an older one. ``left``: an overlay that restore left behind. ``data_file``: the
-    overlay's data file, before it got its final name. ``parts``: other files that are deleted with an overlay.
+    quarantine; after RESTORED, an older original. ``left``: an overlay that restore left behind. ``data_file``:
+    the overlay's data file as it was before it got its final name. ``parts``: other files that are deleted with an
+    overlay.
 
     The remaining values are about sharing in place. ``came_back_bytes``: what all runs freed, as far as they
     recorded it. ``to_free_bytes``: what could still be freed when the last run began; 0 once that run has recorded
-    what it freed. ``exactness``: how exact these two numbers are. Older journals lack the last two values, which
-    are None then.
+    what it freed. ``exactness``: how exact ``came_back_bytes`` and ``to_free_bytes`` are. Older journals lack
+    ``to_free_bytes`` and ``exactness``, which are then None.
     """
 
     step: Step

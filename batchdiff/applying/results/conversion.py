@@ -15,10 +15,11 @@ from batchdiff.units import format_size
 class Conversion(NamedTuple):
     """The results of a guest's conversion; sizes are in bytes.
 
-    ``overlay_bytes``: the length of overlay and data file at publication. ``overlay_disk_bytes``: what they take
-    on disk now; None if unknown. ``used``: whether the overlay has been written to since. ``came_back_bytes``: 0
-    until the original is gone; then how much less disk space the guest takes than before, without what its VM has
-    written since. ``aside``: the original in quarantine. ``dependents``: of the original, in words.
+    ``overlay_bytes``: the total length of the overlay and its data file at publication. ``overlay_disk_bytes``:
+    what they take on disk now; None if unknown. ``used``: whether the overlay has been written to since
+    publication. ``came_back_bytes``: 0 until the original is deleted or gone; then how much less disk space the
+    guest takes than before, not counting what its VM has written since. ``aside``: the original in quarantine.
+    ``dependents``: of the original, in words.
     """
 
     fate: Fate
@@ -31,7 +32,7 @@ class Conversion(NamedTuple):
 
     @property
     def has_freed_space(self) -> bool:
-        """True once the original is gone."""
+        """True once the original is deleted or gone."""
         return self.fate in {Fate.DELETED, Fate.GONE}
 
 
@@ -70,7 +71,6 @@ def freed_by_sharing(guest: GuestToShare, state: GuestState) -> FreedSpace:
 def so_far(exactness: Exactness) -> Exactness:
     """Return how exact a number is if it counts only the space that has been freed so far.
 
-    "At least" means that more is freed once other files stop using the blocks; that space is counted for those
-    files.
+    "At least" means that more will be freed once other files stop using the blocks; so far, the number is exact.
     """
     return Exactness.EXACT if exactness is Exactness.AT_LEAST else exactness

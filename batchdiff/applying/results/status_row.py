@@ -9,7 +9,7 @@ from batchdiff.frozen import frozen
 class StatusRow:
     """The state of one guest of a plan.
 
-    ``step``: its last step, or ``planned``, ``skipped``, ``refused``. ``since``: ISO 8601 in UTC, or empty.
+    ``step``: its last step, or ``planned``, ``skipped`` or ``refused``. ``since``: ISO 8601 in UTC, or empty.
     ``next``: what to do, or ``nothing``, with an explanation.
     """
 

@@ -1,6 +1,6 @@
 """Refuse files that change while a command works on them.
 
-A descriptor does not show that another file has the path now, so the template's paths are checked, too.
+A descriptor does not show that another file has taken its path, so the template's paths are checked, too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from batchdiff.image.image import Image
 
 @dataclass(slots=True)
 class ChangeDetector:
-    """The expected fingerprint of each file: the first, or a later one if batchdiff changed its ctime."""
+    """The expected fingerprint of each file: the first one seen, or a later one if batchdiff changed the ctime."""
 
     journal: Journal | MemoryJournal
     seen: dict[str, Fingerprint] = field(default_factory=dict)
@@ -44,7 +44,9 @@ class ChangeDetector:
             )
 
     def check_chain(self, image: Image) -> None:
-        """Compare the open files of an image's chain; the image's own file may have another path at each call.
+        """Check that the open files of an image's chain are unchanged.
+
+        The image's own file may have a different path at each call.
 
         :raises PlanError: one of the files has changed.
         """

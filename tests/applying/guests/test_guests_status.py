@@ -198,7 +198,7 @@ NEXT = {
     "restored, the older original was removed": (
         RESTORED,
         OnDisk(None, None),
-        f"nothing: the older original {ASIDE} was removed, and purge only records that",
+        f"nothing: the older original {ASIDE} was removed, and purge would only record that",
     ),
     "restored, the rebuilt image is missing": (
         RESTORED,
