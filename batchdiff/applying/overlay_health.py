@@ -114,8 +114,10 @@ def _missing(guest: GuestToConvert, state: GuestState) -> Finding:
     try:
         original = find_original(guest, state)
         whole = "" if original is None else f"; its original{original_is(original.path, guest.image)}"
-    except (GuestError, ImageError) as error:
+    except GuestError as error:
         whole = f"; {error.why}"
+    except ImageError as error:
+        whole = f"; {error.reason}"  # it names the original
     return Finding(guest.name, guest.overlay_path, Health.DAMAGED, f"it {missing(guest.overlay_path)}{whole}")
 
 

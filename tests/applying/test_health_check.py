@@ -324,6 +324,19 @@ def test_missing(stage, retire):
     assert ("its original" in found.why) is (retire is not Retire.DELETE)
 
 
+def test_missing_with_an_original_that_cannot_be_examined(stage, monkeypatch):
+    stage.apply(Retire.KEEP)
+    stage.overlay().unlink()
+
+    def closed(*_):
+        raise ImageError(
+            f"cannot examine {stage.original()}", why="Input/output error", path=str(stage.original())
+        )
+
+    monkeypatch.setattr("batchdiff.applying.overlay_health.find_original", closed)
+    assert overlay(stage).why == f"it is missing; cannot examine {stage.original()}: Input/output error"
+
+
 @pytest.mark.parametrize("retire", [Retire.QUARANTINE, Retire.DELETE])
 @pytest.mark.parametrize("damage", ["garbage", "cut off", "an error that QEMU finds"])
 def test_damaged(stage, retire, damage):
