@@ -96,7 +96,7 @@ def dry_run_purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutc
         path = task.outgoing.names.own
         is_gone = outgoing_at(task) is OutgoingAt.GONE
         how = (
-            f"{path} is gone already, so the purge would only do what remains"
+            f"{path} is gone already, so the purge would only finish the rest of its work"
             if is_gone
             else f"{path} would be deleted"
         )

@@ -42,7 +42,7 @@ def deletion(
     """Return the question to ask before originals are deleted.
 
     ``originals``: paths, and bytes on disk. ``condition``: the words after "will be deleted", including the
-    space or comma before them. ``doubts``: why an original might be kept after all, by its path.
+    space or comma before them. ``doubts``: by path, why an original might be kept after all.
     """
     count = count_of(len(originals), "original")
     much = format_size(sum(size for _, size in originals))
@@ -61,7 +61,7 @@ def deletion(
 
 
 def overlays_remain(plan: Plan, count: int, *, others: bool = False) -> str:
-    """Return words for overlays that remain; ``others``: whether words about other guests come before."""
+    """Return words for overlays that remain; ``others``: whether they follow words about other guests."""
     one = count == 1
     whose = ("the other guest's" if one else "the other guests'") if others else ("its" if one else "their")
     what = "overlay, which needs" if one else "overlays, which need"

@@ -152,8 +152,8 @@ def _use(drive: ConfigDrive, guest: GuestDisk, storages: Sequence[Storage]) -> G
     if has_path and drive.format == image.format and guest.planned is not None:
         image, waiting = guest.planned, NOT_WRITTEN
     if _has_image(drive, image, storages):
-        # If the overlay will have the original's name, the configuration needs nothing before apply; after apply,
-        # a secret may be missing.
+        # If the overlay will have the original's name, the configuration needs nothing before apply; afterwards,
+        # a secret may be missing, or no longer be needed.
         by_hand = "" if image is guest.planned else guest.by_hand
         return GuestUse(guest.guest, drive.key, image, is_right=True, by_hand=by_hand)
     return GuestUse(guest.guest, drive.key, image, is_right=False, waiting=waiting, by_hand=guest.by_hand)

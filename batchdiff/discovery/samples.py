@@ -103,7 +103,7 @@ def most_bytes(path: str, shape: SampleShape) -> int:
 
 
 def _parts(path: str) -> set[str]:
-    """Return the other files that an image's header names and is allowed to name."""
+    """Return the files that an image names and may use, except backing files that can name others in turn."""
     found: set[str] = set()
     with contextlib.suppress(OSError):
         for each in Heads().names(path, os.stat(path)):
@@ -113,7 +113,7 @@ def _parts(path: str) -> set[str]:
 
 
 def _data_bytes(path: str) -> int:
-    """Measure a file without opening it: a header may name any file."""
+    """Measure a file without opening it, because a header can name any kind of file."""
     with contextlib.suppress(OSError):
         info = os.stat(path)
         if stat.S_ISREG(info.st_mode):
@@ -210,7 +210,8 @@ def _places_within(image: Image, start: int, end: int, level: int, shape: Sample
     edges = np.array(data, dtype=np.int64)
     first, last = edges[:, 0] // probe, (edges[:, 1] - 1) // probe
     places = chosen_probes(np.unique(_ranges(first >> level, last >> level)), level)
-    # A probe counts even if only a part of it has data, so these ranges can overlap, but only at their edges.
+    # A probe counts even if only a part of it has data, so the ranges from ``first`` to ``last`` can overlap, but
+    # only in the probes at their ends.
     nearest = np.searchsorted(last, places)
     inside = nearest < len(first)
     inside[inside] &= first[nearest[inside]] <= places[inside]

@@ -80,7 +80,7 @@ def _sampled(image: Image, file: FileToSample, shape: SampleShape, count: ReadCo
         image.source.format is not ImageFormat.RAW and file.format is None and not declared_by_name(file.path)
     )
     if by_content and image.source.other_files:
-        # A guest may have written first bytes that name another guest's image.
+        # A guest may have written, at the start of its disk, bytes that name another guest's image.
         named, form = image.source.other_files[0], image.source.format
         why = (
             f"it starts like a {form} image and refers to {named}, but its name does not show that format; list it"

@@ -18,7 +18,8 @@ class GuestEstimate:
 
     ``plan``: the guest's part of a plan if the rest of the guest is like its sample. ``overlay``, ``saved``: the
     bytes that an overlay would take on disk, and those that would be freed; None if not estimated. ``threshold``:
-    the least savings, in bytes, with which a plan works on the guest. ``read_bytes``: the bytes read from the
+    the least savings, in bytes, with which a plan works on the guest; 0 if the figures were not estimated from
+    samples. ``read_bytes``: the bytes read from the
     guest and, for its probes, from the template. ``is_complete``: the verdict and the figures are those of a plan.
     """
 
@@ -64,9 +65,9 @@ class GuestEstimate:
 class EstimateTotals:
     """The totals of a fleet; sums are in bytes.
 
-    ``verdicts`` may lack a verdict that no guest has. ``undecided``: how many guests a plan might work on or skip.
-    ``allocated_bytes``: the allocation of the guests that a plan would work on; ``sampled_bytes``: that of all
-    guests whose savings were estimated.
+    ``verdicts`` may lack a verdict that no guest has. ``undecided``: the number of guests that a plan might
+    either work on or skip. ``allocated_bytes``: the allocation of the guests that a plan would work on;
+    ``sampled_bytes``: that of all guests whose savings were estimated.
     """
 
     verdicts: Mapping[Verdict, int]
@@ -86,7 +87,7 @@ class EstimateTotals:
 class Estimate:
     """The estimate of a fleet.
 
-    ``whole_bytes``: the bytes that a plan would read, not counting the data that it rereads to compress it.
+    ``whole_bytes``: about the bytes that a plan would read, not counting data that is reread for compression.
     ``template_bytes``: the template's part of ``whole_bytes`` if a plan was made for its figures; otherwise 0.
     """
 

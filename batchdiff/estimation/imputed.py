@@ -63,7 +63,7 @@ class Imputed:
         return Similarity(equal, equal + data)
 
     def extents(self, resolution: int) -> Extents:
-        """Return the differences in units of 4 KiB; each part of ``resolution`` bytes has one kind."""
+        """Return the extents in units of 4 KiB; each part of ``resolution`` bytes has one kind."""
         table, factor = folded(self.table, resolution), resolution // UNIT
         width = table.shape[1]
         step = max(_AT_ONCE // width, 1)
@@ -84,7 +84,7 @@ class Imputed:
 
 
 SETTLED_ROWS = {ProbeClass.ZEROS: Kind.SAME_ZERO, ProbeClass.SHARED: Kind.SAME, ProbeClass.CLEARED: Kind.ZERO}
-"""The first rows of a table: the kind imputed to each class that is not sampled."""
+"""The first rows of a table: the kind imputed to each class, unless it is sampled, as CLEARED may be."""
 
 
 def impute(frame: Frame, sampled: Iterable[SampledClass]) -> Imputed:

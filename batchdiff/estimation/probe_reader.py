@@ -29,9 +29,9 @@ _WORDS_OF_UNIT = UNIT // np.dtype(np.uint64).itemsize
 class ProbeContents:
     """The contents of some probes.
 
-    ``read``: the bytes read from both images. ``shared``: for each probe, the bytes in blocks that the overlay
-    will share. ``lengths``, of shape (probes, clusters): the compressed sizes, 0 if a cluster is stored
-    uncompressed or not at all; the array has no columns unless the rule is COMPRESSED.
+    ``read``: the bytes read from both images. ``shared``: for each probe, the bytes in blocks that the guest
+    shares already and the overlay will share, too. ``lengths``, of shape (probes, clusters): the compressed sizes,
+    0 if a cluster is stored uncompressed or not at all; the array has no columns unless the rule is COMPRESSED.
     """
 
     kinds: KindsOfProbes

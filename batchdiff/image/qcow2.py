@@ -150,7 +150,7 @@ class Qcow2Layer(WithOthers):
             cluster += count
 
     def _segments(self, words: npt.NDArray[np.uint64], first: int, start: int, end: int) -> list[Segment]:
-        """Join L2 entries, the first one for guest offset ``first``, into segments."""
+        """Join L2 entries into segments. ``first``: the guest offset of the first entry."""
         geometry = self.header.geometry
         origin, address = entries.granules(words, geometry)
         if self.header.backing_name is None:

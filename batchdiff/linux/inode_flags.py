@@ -43,8 +43,8 @@ _PLACES = 0x00000001 | 0x00002000 | 0x00004000
 """REALTIME, NODEFRAG, FILESTREAM."""
 
 _UNITS = 0x00000800 | 0x00010000
-"""EXTSIZE, COWEXTSIZE: not copied, because QEMU by default sets an extent size of 1 MiB on images that it creates,
-which can double the size of a thin overlay."""
+"""EXTSIZE, COWEXTSIZE: not copied. By default, QEMU sets an extent size of 1 MiB on images that it creates, and a
+thin overlay with that extent size can take twice the space."""
 
 
 _PREALLOC = 0x00000002
@@ -70,8 +70,8 @@ class _More(NamedTuple):
 def set_early_flags(source: int, target: int) -> list[str]:
     """Give an empty file the source's project, hints in ``_PLACES`` and flags in ``_EARLY``; return what failed.
 
-    Also clear the hints in ``_UNITS`` and, if possible, the flags in ``_LATE``. If the source cannot have a
-    project (a block device, a file on NFS), the target's stays.
+    Also clear the hints in ``_UNITS`` and, if possible, the flags in ``_LATE``. If the source's project
+    cannot be read (a block device, a file on NFS), the target's stays.
     """
     # Errors are ignored here: set_late_flags reports each flag that is still set only on the target.
     _set_flags(target, 0, _LATE)

@@ -4,9 +4,9 @@ QEMU resolves a relative backing file name against the folder in the path by whi
 the folders of that path do no harm, because the kernel follows them. But if the path's last component is a
 link, the name can lead elsewhere::
 
-    /vms/web01.img -> /disks/lun7.img     has the backing file name "../tpl/t.img"
-    /disks/../tpl/t.img                   from the file's own folder, as batchdiff resolves it
-    /vms/../tpl/t.img                     from the link's folder, as the VM's QEMU resolves it
+    /far/vms/web01.img -> /disks/lun7.img     has the backing file name "../tpl/t.img"
+    /disks/../tpl/t.img = /tpl/t.img          from the file's own folder, as batchdiff resolves it
+    /far/vms/../tpl/t.img = /far/tpl/t.img    from the link's folder, as the VM's QEMU resolves it
 
 So both paths must resolve to the same file. Source: QEMU, ``bdrv_get_full_backing_filename`` in block.c.
 """

@@ -70,7 +70,7 @@ def guests_named_in(path: str) -> list[str]:
 
 
 def beginning(path: str) -> bytes:
-    """Return the first 4 KiB of a regular file; empty for any other or unreadable file."""
+    """Return the first 4 KiB of a file; nothing if it is unreadable or not a regular file."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError):

@@ -123,7 +123,7 @@ class Diff:
 
 @frozen
 class OriginalLosses:
-    """The features of an original that its overlay does not inherit."""
+    """The features of an original that a rebuilt image would lack."""
 
     snapshots: int = 0
     bitmaps: int = 0
@@ -224,7 +224,7 @@ GuestPlan: TypeAlias = GuestToConvert | GuestToShare | UntouchedGuest
 
 @frozen
 class Totals:
-    """The number of guests, and the space of those to convert or to share, in bytes.
+    """The numbers of guests, in all and by verdict, and the space of those to convert or to share, in bytes.
 
     ``saved_bytes`` and ``peak_extra_bytes`` allow for ``template_copy_bytes``, the copy that overlayfs makes if
     apply changes the mode of a template in a lower layer. ``exactness`` and ``note`` are those of ``saved_bytes``.

@@ -189,8 +189,10 @@ def _without_needed(parts: list[Part], manifest: Manifest) -> list[Part]:
 def _why_needed(others: list[str], doubtful: list[str], guests: dict[str, str]) -> str:
     named = _first_of(others or doubtful, guests)
     if others:
-        images = "that image" if len(others) == 1 else "those images"
-        return f"it is needed by {named}, which would be lost without it; convert or remove {images} first"
+        how = "make that image standalone (`qemu-img convert`) or remove it"
+        if len(others) > 1:
+            how = "make those images standalone (`qemu-img convert`) or remove them"
+        return f"it is needed by {named}, which would be lost without it; {how} first"
     unread = "that file or folder" if len(doubtful) == 1 else "those files or folders"
     return f"it may be needed by {named}, which would be lost without it; make {unread} readable"
 

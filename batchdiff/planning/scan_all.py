@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # it is needed only with --scheduler
     from batchdiff.planning.remote.remote_scan import RemoteScans
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes done and in total, over all images."""
+"""Called with the bytes done and the total, over all images."""
 
 
 @frozen
@@ -180,7 +180,7 @@ def _ranges(
     common: CommonBlocks | None,
     settings: ScanSettings,
 ) -> tuple[list[int], _Kinds]:
-    """Return the ranges to scan, ascending, and the kinds of guests; record failures in ``findings``."""
+    """Return the ascending ranges that may have data, and the kinds of guests; record failures in ``findings``."""
     kinds = _Kinds()
     found = set(ranges_with_data(template))
     for number, (name, record) in enumerate(guests.items()):

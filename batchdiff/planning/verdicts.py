@@ -72,7 +72,7 @@ def _why_not_smaller(
     if below is Below.TEMPLATE:
         # Savings so small that they may be due to chance do not count.
         usual = f"{would} not be smaller" if savings.saved_bytes <= 0 else "would hardly be smaller"
-        return f"{below.value}, and a new one {shared or usual}{better}"
+        return f"{below.value}; a new one {shared or usual}{better}"
     if unlike := why_unlike(content.similarity):
         return unlike
     anyway = "; `minimum_savings: none` converts it anyway" if below is Below.ANOTHER else ""

@@ -11,7 +11,7 @@ WRONG_FORMAT = "If its `format` in the manifest is wrong, correct that; otherwis
 CONVERT_ELSEWHERE = (
     "If it is sound, convert it with the program that created it, and use the result in the manifest."
 )
-"""For an unsupported kind or version: a backup is of the same kind."""
+"""For an unsupported kind or version: a backup would be just as unsupported."""
 
 NEWER_QEMU = (
     "If a newer QEMU made it, use the `qemu-img convert` of that QEMU to make a copy without what is unknown, and"

@@ -32,7 +32,7 @@ def snapshot_tables(
 
     ``read`` takes offset and length.
 
-    :raises FormatError: an entry or the table is too long.
+    :raises FormatError: the extra data of an entry, or the table, is too long.
     """
     at, tables = offset, []
     for number in range(count):

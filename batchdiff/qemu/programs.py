@@ -39,8 +39,8 @@ MEMORY = 2 << 30
 
 
 WHEN_TOO_SLOW = (
-    "If the disk was busy, run the same command again later. If it hangs again while reading an image, check the"
-    " image."
+    "If the disk was busy, run the same command again later. If the program hangs again while reading an image,"
+    " check the image."
 )
 
 

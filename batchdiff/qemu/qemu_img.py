@@ -72,11 +72,11 @@ def _how_to_repair(image: ImageSource) -> str:
     secret_files = [each.secret_file for each in (image, *image.backing) if each.secret_file is not None]
     how = f"repair the image with `qemu-img check -r all -f {image.format} {shell_word(image.path)}`"
     if secret_files:
-        named = ", and with the path of the secret file after `file=`"
+        named = " and with the path of the secret file after `file=`"
         passed = named if any(map(is_descriptor, secret_files)) else ""
         how = f"run the `qemu-img check` above with `-r all` instead of `-q`{passed}"
     first = "Shut its VM down and copy the image first, because a repair may lose data. Then"
-    return f"{first} {how}, check that the VM starts, and run the same command again."
+    return f"{first} {how}. Check that the VM starts, then run the same command again."
 
 
 def require_opens(image: ImageSource, *, stopped: Callable[[], bool] = never) -> None:
@@ -97,8 +97,9 @@ def require_opens(image: ImageSource, *, stopped: Callable[[], bool] = never) ->
         raise VerificationError(
             f"QEMU cannot open {image.path}",
             why=done.described(),
-            remedy="If the error is in the template, no VM can run on its overlays here. Install what QEMU lacks."
-            " If the template is damaged, restore it from a backup, then plan again.",
+            remedy="If the error is in the template, no VM can run on its overlays here. If QEMU lacks what the"
+            " template needs, such as a driver, install that. If the template is damaged, restore it from a"
+            " backup, then plan again.",
         )
     require_success(done)
 

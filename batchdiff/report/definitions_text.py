@@ -87,12 +87,13 @@ def _virt_xml(disks: Sequence[GuestDisk]) -> str:
     verbs = [verb for verb, is_due in zip(_DONE, waits, strict=True) if is_due]
     if not ready:
         done = " or ".join(f"{verb} {_DONE[verb]}" for verb in verbs)
-        return f"If another VM uses {them}, that VM's definition must change once {done}."
+        return f"If a VM that is not defined here uses {them}, that VM's definition must change once {done}."
     # virt-xml splits the value at commas, and like a shell it removes quotes and backslashes from the parts.
     path = _SPECIAL.sub(r"\\\g<0>", ready[0].path)
     what = shell_word(f"path={path},driver.type={ready[0].format}")
     example = f"`virt-xml DOMAIN --edit target=TARGET --disk {what} --define`"
-    text = f"If another VM uses {them}, change that VM's definition by hand, for example: {example}."
+    other = f"If a VM that is not defined here uses {them}"
+    text = f"{other}, change that VM's definition by hand, for example: {example}."
     return (
         f"{text} If that guest is still waiting for {' or '.join(verbs)}, change the definition only afterwards."
         if verbs

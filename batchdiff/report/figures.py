@@ -87,7 +87,7 @@ def count_of(count: int, singular: str) -> str:
 
 
 def of_several(reason: str) -> str:
-    """Return the reason of one guest, reworded for several."""
+    """Return a reason that is worded for one guest or file, reworded for several."""
     for one, several in _OF_DELETING:
         if reason.startswith(one):  # an explanation follows, with a subject of its own
             return several + of_several(reason.removeprefix(one))

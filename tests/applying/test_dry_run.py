@@ -266,7 +266,7 @@ def test_an_original_that_is_gone_already(stage):
     stage.apply(Retire.QUARANTINE)
     stage.original(suffix=ASIDE).unlink()
     (outcome,) = Rehearsal(stage).purge()
-    gone = f"{stage.original(suffix=ASIDE)} is gone already, so the purge would only do what remains"
+    gone = f"{stage.original(suffix=ASIDE)} is gone already, so the purge would only finish the rest of its work"
     assert (outcome.status, outcome.reason) == (Status.WOULD_PURGE, gone)
 
 

@@ -373,7 +373,7 @@ MESSAGES = {
     ),
     sidecar_damaged: (
         "{0}/template.img.batchdiff-template.json cannot be read: it is damaged or not a regular file, was"
-        " written by a newer batchdiff, or cannot be read by this user, so the overlays of the template are not"
+        " written by a newer batchdiff, or this user may not read it, so the overlays of the template are not"
         " known. If it names no overlay that you need, move it away, then run the same command again."
     ),
     guest_changed: (

@@ -248,7 +248,7 @@ def test_no_file_is_ever_replaced(images, tmp_path):
         images, "-o", tmp_path / "fleet.yaml", expect=2
     )
     (tmp_path / "debian-docker.yaml").write_text("mine")
-    assert "debian-docker.yaml: there is already a file of that name" in discover(images, "-o", tmp_path, expect=2)
+    assert "debian-docker.yaml: it already exists" in discover(images, "-o", tmp_path, expect=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["debian-docker.yaml", "fleet.yaml"]
     assert "there is no folder" in discover(images, "-o", tmp_path / "no" / "m.yaml", expect=2)
     assert "must end in .yaml or .yml, not in .txt. Name a file such as" in discover(

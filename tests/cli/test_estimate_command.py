@@ -102,7 +102,7 @@ def test_a_wrong_manifest_and_an_unknown_guest(folder, tmp_path):
     (tmp_path / "bad.yaml").write_text("version: 1\n")
     assert "template is missing" in run_here("estimate", tmp_path / "bad.yaml", expect=3)
     said = run_here("estimate", folder / "fleet.yaml", "--guest", "web99", expect=2)
-    assert "no guest of the manifest is called 'web99'" in said
+    assert "the manifest has no guest called 'web99'" in said
 
 
 def test_the_values_of_options():

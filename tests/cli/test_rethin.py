@@ -102,7 +102,7 @@ def test_a_thinner_overlay_takes_its_place(folder, retire):
         assert folder.guest("again.json")["reason"] == f"done by {folder.path}/p.json"
         folder.run("purge", "p.json", "--yes")
     folder.plan(manifest(RETHIN, retire=retire), plan="again.json")
-    reason = "it is already an overlay of this template, and a new one would not be smaller"
+    reason = "it is already an overlay of this template; a new one would not be smaller"
     assert folder.guest("again.json")["reason"].startswith(reason)
 
 

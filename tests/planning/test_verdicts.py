@@ -66,7 +66,7 @@ def test_no_minimum(saved):
 def test_what_may_be_saved_by_chance_does_not_count():
     assert judged(4096, 0.0, Below.TEMPLATE, noise=4096) == (
         Verdict.SKIP,
-        "it is already an overlay of this template, and a new one would hardly be smaller",
+        "it is already an overlay of this template; a new one would hardly be smaller",
     )
     assert judged(4097, 0.0, Below.TEMPLATE, noise=4096)[0] is Verdict.CONVERT
 
@@ -79,7 +79,7 @@ def test_what_may_be_saved_by_chance_does_not_count():
             Below.ANOTHER,
             "its overlay would not be smaller than the guest is now; `minimum_savings: none` converts it anyway",
         ),
-        (Below.TEMPLATE, "it is already an overlay of this template, and a new one would not be smaller"),
+        (Below.TEMPLATE, "it is already an overlay of this template; a new one would not be smaller"),
     ],
 )
 def test_the_reason(below, reason):
@@ -90,7 +90,7 @@ def test_the_reason(below, reason):
     ("below", "begin"),
     [
         (Below.NOTHING, "its overlay"),
-        (Below.TEMPLATE, "it is already an overlay of this template, and a new one"),
+        (Below.TEMPLATE, "it is already an overlay of this template; a new one"),
     ],
 )
 @pytest.mark.parametrize(

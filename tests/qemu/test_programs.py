@@ -148,7 +148,8 @@ def test_a_timeout_kills_the_whole_group(tmp_path, monkeypatch, script):
         shell(script, timeout=0.5)
     assert str(caught.value) == (
         f"`{shlex.join(['sh', '-c', script])}` was stopped: it had not finished after 0 seconds. If the disk was"
-        " busy, run the same command again later. If it hangs again while reading an image, check the image."
+        " busy, run the same command again later. If the program hangs again while reading an image, check the"
+        " image."
     )
     assert time.monotonic() - began < 60  # it did not wait for any of them
     pids = (tmp_path / "pids").read_text().split()

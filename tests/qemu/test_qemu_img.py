@@ -65,8 +65,8 @@ ENDS = {
         "ERROR",
         VerificationError,
         f"qemu-img check found errors in /a.qcow2: {SAID}. Shut its VM down and copy the image first, because a"
-        " repair may lose data. Then repair the image with `qemu-img check -r all -f qcow2 /a.qcow2`, check that"
-        " the VM starts, and run the same command again.",
+        " repair may lose data. Then repair the image with `qemu-img check -r all -f qcow2 /a.qcow2`. Check that"
+        " the VM starts, then run the same command again.",
     ),
     "does-not-open": (
         require_opens,
@@ -74,7 +74,8 @@ ENDS = {
         "no",
         VerificationError,
         f"QEMU cannot open /a.qcow2: {SAID}. If the error is in the template, no VM can run on its overlays"
-        " here. Install what QEMU lacks. If the template is damaged, restore it from a backup, then plan again.",
+        " here. If QEMU lacks what the template needs, such as a driver, install that. If the template is damaged,"
+        " restore it from a backup, then plan again.",
     ),
     "differ": (
         compare,
@@ -134,9 +135,9 @@ def test_message(
 @pytest.mark.parametrize(
     ("secret_file", "below", "how"),
     [
-        ("/secret", (), "Then run the `qemu-img check` above with `-r all` instead of `-q`, check that"),
-        (None, ("/secret",), "Then run the `qemu-img check` above with `-r all` instead of `-q`, check that"),
-        ("/dev/fd/3", (), "instead of `-q`, and with the path of the secret file after `file=`, check that"),
+        ("/secret", (), "Then run the `qemu-img check` above with `-r all` instead of `-q`. Check that"),
+        (None, ("/secret",), "Then run the `qemu-img check` above with `-r all` instead of `-q`. Check that"),
+        ("/dev/fd/3", (), "instead of `-q` and with the path of the secret file after `file=`. Check that"),
     ],
 )
 def test_the_repair_of_an_image_that_needs_a_secret(monkeypatch, secret_file, below, how):

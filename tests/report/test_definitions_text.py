@@ -85,7 +85,9 @@ def test_definitions_that_use_no_guest_are_counted():
     text = definitions_text([change], [], others=2, manages="files")
     assert text.endswith("3 definitions: 1 must change, 0 are right, 2 use no guest of the plan.\n")
     text = definitions_text([], [GuestDisk("db", THIN, None, BOTH)], others=1, manages="files", width=200)
-    assert text.startswith("Used by none of the given definitions: db. If another VM uses it, change that VM's ")
+    assert text.startswith(
+        "Used by none of the given definitions: db. If a VM that is not defined here uses it, change that VM's "
+    )
     assert text.endswith("1 definition: 0 must change, 0 are right, 1 uses no guest of the plan.\n")
 
 

@@ -71,7 +71,8 @@ OF_SOMETHING_ELSE = (
     "because it is compressed or encrypted",
     "none of its own instances",
     "(no journal in X names it)",
-    "which plan put it there",
+    "which plan put it thereX, and purge it with that plan",
+    "make that image standalone (`qemu-img convert`) or remove it",
     "space returns to its pool, which df does not show; a thin device returns only the space that it",
     "start its VM as if",
     "while the file is empty",
@@ -210,8 +211,8 @@ def test_all_modules_that_skip_or_refuse_guests_are_known():
             " make them thinner",
         ),
         (
-            "it is needed by the guest db, which would be lost without it; convert or remove that image",
-            "each is needed by the guest db, which would be lost without it; convert or remove that",
+            "it is needed by the guest db, which would be lost without it; make that image standalone",
+            "each is needed by the guest db, which would be lost without it; make that image standalone",
         ),
         (
             "its file /a.vmdk is also a file of the template, which would be lost without it; leave this guest"

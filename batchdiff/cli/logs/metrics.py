@@ -23,7 +23,7 @@ from batchdiff.plan.plan import Plan
 from batchdiff.report.printable import printable
 
 STATES = ("planned", "skipped", "refused", *Step)
-"""The steps that `batchdiff status` can show."""
+"""The states of guests that `batchdiff status` can show."""
 
 _WORST_FIRST = (Health.DAMAGED, Health.STALE, Health.UNKNOWN, Health.IN_USE, Health.TOUCHED, Health.SOUND)
 

@@ -50,5 +50,5 @@ def add_sampling(verb: argparse.ArgumentParser) -> None:
         metavar="N",
         type=seed,
         default=0,
-        help="draw a different set of samples for each number (default: 0)",
+        help="the number that determines which samples are drawn (default: 0)",
     )

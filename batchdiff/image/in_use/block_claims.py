@@ -33,12 +33,12 @@ def claimant(fd: int) -> str:
     if found:
         return f"it is mounted at {found[0].point}"
     return (
-        "the kernel is using it: either it is mounted where batchdiff cannot see it (such as in a container),"
-        " or one of its partitions is mounted, or LVM, RAID or another program has claimed it"
+        "something has claimed it: it is mounted where batchdiff cannot see that (such as in a container), one of"
+        " its partitions is mounted, or LVM, RAID or a program is using it"
     )
 
 
 def is_only_mounted_read_only(fd: int) -> bool:
-    """Return whether a block device is mounted, and its filesystem is read-only, not just the mount."""
+    """Return whether a block device is mounted and the filesystem itself, not just the mount, is read-only."""
     found = mounts_of(os.fstat(fd).st_rdev)
     return bool(found) and all(mount.read_only for mount in found)

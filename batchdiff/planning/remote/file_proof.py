@@ -130,5 +130,5 @@ def _other_view(planner: Fingerprint, here: Fingerprint) -> str:
     if planner.changes(here) == REPLACED:
         return f"{REPLACED} on that host"
     if planner.size != here.size:
-        return f"that host sees another size ({here.size} bytes, not {planner.size})"
-    return f"that host sees another {'mtime' if planner.mtime_ns != here.mtime_ns else 'ctime'}"
+        return f"that host sees a different size ({here.size} bytes, not {planner.size})"
+    return f"that host sees a different {'mtime' if planner.mtime_ns != here.mtime_ns else 'ctime'}"

@@ -26,7 +26,7 @@ _MOST = 32
 """The maximum number of guests exported at the same time: each qemu-nbd takes 13 MiB of memory."""
 
 _FILES = 12
-"""The descriptors to allow for an exported image, in the planner and in each worker."""
+"""The number of file descriptors to allow for an exported image, in the planner and in each worker."""
 
 
 def is_exported(image: Image) -> bool:

@@ -23,7 +23,7 @@ MOST_KEPT = 32768
 
 @frozen
 class WindowMap:
-    """The spans of an image to be read, and its segments (if empty, look them up), by window."""
+    """By window: the spans of an image to be read, and its segments; if no window has any, look them up."""
 
     spans: Spans
     segments: dict[int, list[Segment]]
@@ -46,9 +46,9 @@ def spans_to_read(segments: list[Segment], begin: int, settled: list[tuple[int, 
 
 
 def leave_out_holes(wanted: Spans, own: list[Segment], begin: int, windows: int) -> tuple[Spans, Flags]:
-    """Return the wanted spans outside hollow windows, and which windows are hollow.
+    """Return the spans wanted of the template outside hollow windows, and which windows are hollow.
 
-    A window is hollow if a guest's ``own`` segments have nothing but zeros there.
+    A window is hollow if the guest, whose segments are ``own``, reads as zeros there.
     """
     hollow = np.ones(windows, dtype=np.bool_)
     for start, end, origin, _, _ in own:
@@ -66,7 +66,7 @@ class Stride:
         self.windows = 1
 
     def fits(self, kept: int, windows: int) -> bool:
-        """Return whether this many windows fit (one always does); if not, halve the number to try next."""
+        """Return whether this many windows fit (one always does); if not, half as many are tried next."""
         if kept <= MOST_KEPT or windows == 1:
             return True
         self.windows = windows // 2

@@ -238,5 +238,5 @@ class TestBlockDevices:
     def test_claimed(self, device):
         fd = os.open(device, os.O_RDONLY | os.O_EXCL)
         for purpose in Purpose:
-            assert "the kernel is using it" in usage(device, purpose).objection
+            assert "something has claimed it" in usage(device, purpose).objection
         os.close(fd)

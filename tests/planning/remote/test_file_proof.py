@@ -52,16 +52,16 @@ def test_another_device_number_and_another_size_need_not_be_another_file(path):
     changes = {"device": before.fingerprint.device + 1, "filesystem": "", "size": 5}
     there = dataclasses.replace(before.fingerprint, **changes)
     found = objection_to([dataclasses.replace(before, fingerprint=there)])
-    assert found.startswith(f"{path}: that host sees another size (")
+    assert found.startswith(f"{path}: that host sees a different size (")
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"inode": 5}, "another file is in its place on that host"),
-        ({"size": 5}, "that host sees another size ("),
-        ({"mtime_ns": 5}, "that host sees another mtime"),
-        ({"ctime_ns": 5}, "that host sees another ctime"),
+        ({"size": 5}, "that host sees a different size ("),
+        ({"mtime_ns": 5}, "that host sees a different mtime"),
+        ({"ctime_ns": 5}, "that host sees a different ctime"),
     ],
 )
 def test_another_fingerprint(path, change, said):
@@ -76,7 +76,7 @@ def test_both_sizes_are_named(path):
     before = proof(path)
     shorter = dataclasses.replace(before.fingerprint, size=before.fingerprint.size - 1)
     found = objection_to([dataclasses.replace(before, fingerprint=shorter)])
-    assert found == f"{path}: that host sees another size ({shorter.size + 1} bytes, not {shorter.size})"
+    assert found == f"{path}: that host sees a different size ({shorter.size + 1} bytes, not {shorter.size})"
 
 
 def test_a_missing_file(path):
