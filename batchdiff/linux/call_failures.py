@@ -167,7 +167,7 @@ def _without_capabilities(case: _Case) -> Fault | None:
 def _unexplained(case: _Case) -> Fault:
     label = confinement()
     confined = f" This process is confined as {label}." if label else ""
-    allowed = ", though owners and modes allow it:" if case.path else ": owners or modes,"
+    allowed = ", though owners and modes allow it:" if case.path else ": the owner or mode of a file,"
     return Fault(
         f"{case.text}{allowed} a security module (AppArmor, SELinux) or the file server forbids it",
         f"See `dmesg` and the audit log for what was denied, and allow it, {AGAIN}{confined}",

@@ -87,7 +87,7 @@ def wrong_secret(output: str, secret_files: Mapping[str, str]) -> SecretError | 
 
 
 def _one_of(paths: Collection[str]) -> str:
-    return few(paths) if len(paths) == 1 else f"one of {few(paths)}"
+    return few(paths) if len(paths) == 1 else f"one of these: {few(paths)}"
 
 
 def _advice_on_line_breaks(files: list[str]) -> str:

@@ -372,9 +372,9 @@ MESSAGES = {
         "template back from a backup, then run the same command again."
     ),
     sidecar_damaged: (
-        "{0}/template.img.batchdiff-template.json cannot be read: it is damaged or not a regular file, was"
-        " written by a newer batchdiff, or this user may not read it, so the overlays of the template are not"
-        " known. If it names no overlay that you need, move it away, then run the same command again."
+        "{0}/template.img.batchdiff-template.json cannot be read: it is damaged, is not a regular"
+        " file, was written by a newer batchdiff, or cannot be read by this user, so the overlays of the template"
+        " are not known. If it names no overlay that you need, move it away, then run the same command again."
     ),
     guest_changed: (
         "the plan is stale: {0}/vm.img: its modification time changed (mtime). Shut down any VM or program"

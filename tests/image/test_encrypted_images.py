@@ -148,7 +148,7 @@ def test_a_wrong_secret_that_is_gone_meanwhile(tmp_path, left):
         gone.write_bytes(left)
     error = wrong_secret("Invalid password", {"/a.luks": str(gone), "/b.luks": str(longer)})
     assert error is not None
-    assert f"no key slot opens with the secret in one of {gone}" in error.why
+    assert f"no key slot opens with the secret in one of these: {gone}" in error.why
     assert error.remedy.endswith(f"`truncate -s -1 {longer}` removes it.")
 
 

@@ -259,7 +259,9 @@ def test_owners_and_modes_allow_it_only_if_they_were_looked_at(tmp_path, code):
     assert said in explain(OSError(code, os.strerror(code), str(tmp_path / "vm.img"))).why
     fault = explain(OSError(code, os.strerror(code)))
     assert said not in fault.why
-    assert fault.why.startswith(f"{os.strerror(code)}: owners or modes, a security module (AppArmor, SELinux) or")
+    assert fault.why.startswith(
+        f"{os.strerror(code)}: the owner or mode of a file, a security module (AppArmor, SELinux) or"
+    )
     assert fault.remedy.startswith("See `dmesg` and the audit log for what was denied, and allow it, ")
 
 

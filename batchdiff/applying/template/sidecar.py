@@ -90,8 +90,8 @@ def _known(path: str) -> Sidecar | None:
     if before is None and os.path.lexists(path):
         raise PlanError(
             f"{path} cannot be read",
-            why="it is damaged or not a regular file, was written by a newer batchdiff, or this user may not"
-            " read it, so the overlays of the template are not known",
+            why="it is damaged, is not a regular file, was written by a newer batchdiff, or cannot be read"
+            " by this user, so the overlays of the template are not known",
             remedy="If it names no overlay that you need, move it away, then run the same command again.",
         )
     return before

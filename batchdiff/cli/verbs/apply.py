@@ -61,11 +61,14 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _question(originals: list[tuple[str, int]], plan: Plan) -> Question:
-    images, kept = ("a full image", "original") if len(originals) == 1 else ("full images", "originals")
+    images, it, kept = "full images", "the overlays", "originals"
+    if len(originals) == 1:
+        images, it, kept = "a full image", "the overlay", "original"
     return deletion(
         originals,
         condition=_condition(len(originals)),
-        remains=f"{overlays_remain(plan, len(originals))}; `batchdiff restore` can rebuild {images} from both.",
+        remains=f"{overlays_remain(plan, len(originals))}; `batchdiff restore` can rebuild {images} from {it} and"
+        " the template.",
         otherwise=f"Use `--retire keep` or `--retire quarantine` to keep the {kept}.",
     )
 

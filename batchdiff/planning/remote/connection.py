@@ -35,7 +35,7 @@ _TIMEOUT = 10.0
 """Seconds to wait for the scheduler."""
 
 _IN_DASK = re.compile(r"^(in <[^>]*>: (\w+: )?)?(\[Errno -?\d+\] )?")
-"""The prefix of messages of Dask and Python: the failed object, the kind of error, the errno."""
+"""The prefix of error messages from Dask and Python: the failed object, the kind of error, the errno."""
 
 _LOGGERS = ("distributed", "tornado", "asyncio")
 
@@ -83,7 +83,7 @@ async def _greet(address: str, security: Security | None) -> None:
 
 
 def _why_unreachable(address: str) -> str:
-    """Return why no connection is possible, or an empty text if that is not known.
+    """Return why no connection is possible, or an empty string if that is not known.
 
     This tries to connect without Dask, which retries until its timeout and often does not report the cause.
     """
