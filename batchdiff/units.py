@@ -24,7 +24,7 @@ def parse_size(text: str) -> int:
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f"{text!r} is not a size; write it like 64KiB, 2MiB or 512")
+        raise ValueError(f"{text!r} is not a size; write, for example, 64KiB, 2MiB or 512")
     number, letter = match.groups()
     return int(number) << (10 * (" kmgtpe".index(letter.lower()) if letter else 0))
 

@@ -54,5 +54,5 @@ def test_sizes_as_people_write_them(text, size):
 
 @pytest.mark.parametrize("text", ["", "k", "1.5k", "-1", "1 kk"])
 def test_what_is_not_a_size(text):
-    with pytest.raises(ValueError, match="is not a size; write it like 64KiB, 2MiB or 512"):
+    with pytest.raises(ValueError, match="is not a size; write, for example, 64KiB, 2MiB or 512"):
         parse_size(text)

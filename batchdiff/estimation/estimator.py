@@ -188,7 +188,7 @@ class _Estimator:
             guests = tuple(estimates[_name_of(part)] for part in self._parts)
             if totals_of_estimates(guests).error <= self._options.error or not self._read_further():
                 return guests
-            # Tables, and guests that may save too little to be converted, add to the uncertainty of the data.
+            # Tables, and guests that may save too little to be converted, make the total less certain.
             target /= 2
 
     def _choose(self) -> bool:

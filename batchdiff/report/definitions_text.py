@@ -95,7 +95,7 @@ def _virt_xml(disks: Sequence[GuestDisk]) -> str:
     other = f"If a VM that is not defined here uses {them}"
     text = f"{other}, change that VM's definition by hand, for example: {example}."
     return (
-        f"{text} If that guest is still waiting for {' or '.join(verbs)}, change the definition only afterwards."
+        f"{text} If the guest that it uses is still waiting for {' or '.join(verbs)}, change it only after that."
         if verbs
         else text
     )

@@ -141,6 +141,7 @@ _WITHIN = (
     (" of its samples that can be compared are in ", " of the samples of each that can be compared are in "),
     ("; if it is a copy, add it to ", "; if they are copies, add them to "),
     (", but its disk is smaller ", ", but their disks are smaller "),
+    (", and deleting the original ", ", and deleting its original "),
     (": was it copied ", ": were they copied "),
     (". Was it copied ", ". Were they copied "),
     (" that it has in common ", " that each has in common "),

@@ -33,7 +33,7 @@ def test_a_guest_that_no_definition_uses():
     both = [GuestDisk("db", VmImage("/i/db.raw", "raw"), THIN, BOTH), GuestDisk("web", THIN, None, BOTH)]
     mixed = definitions_text([], both, width=200)
     assert f"path={THIN.path},driver.type=qcow2" in mixed
-    later = "If that guest is still waiting for `batchdiff apply`, change the definition only afterwards."
+    later = "If the guest that it uses is still waiting for `batchdiff apply`, change it only after that."
     assert later in " ".join(mixed.split())
     # After a restore the overlay is gone.
     restored = definitions_text([], [GuestDisk("web", RAW, None, BOTH)], width=200)

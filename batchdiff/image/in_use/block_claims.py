@@ -33,7 +33,7 @@ def claimant(fd: int) -> str:
     if found:
         return f"it is mounted at {found[0].point}"
     return (
-        "something has claimed it: it is mounted where batchdiff cannot see that (such as in a container), one of"
+        "something has claimed it: it is mounted where batchdiff cannot see it (such as in a container), one of"
         " its partitions is mounted, or LVM, RAID or a program is using it"
     )
 
