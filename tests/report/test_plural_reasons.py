@@ -205,9 +205,9 @@ def test_all_modules_that_skip_or_refuse_guests_are_known():
         ),
         ("it already shares all blocks", "each already shares all blocks"),
         (
-            "its overlay would take 3 GiB, and deleting the original would free only 2 GiB: other files share the rest",
-            "the overlay of each would take 3 GiB, and deleting its original would free only 2 GiB: other files share"
-            " the rest",
+            "its overlay would take 3 GiB, and deleting the original would free only 2 GiB: other files share",
+            "the overlay of each would take 3 GiB, and deleting its original would free only 2 GiB: other files"
+            " share",
         ),
         (
             "it is already an overlay of this template; `rethin: true` compares it with the template, and may make"
