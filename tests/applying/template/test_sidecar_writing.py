@@ -327,7 +327,7 @@ def test_a_sidecar_that_cannot_be_read_is_not_replaced(template, content):
 def test_something_else_in_place_of_a_sidecar_is_named_as_a_cause(template, kind):
     make = {"a folder": os.mkdir, "a link to nothing": partial(os.symlink, "gone"), "a pipe": os.mkfifo}
     make[kind](template.sidecar)
-    with pytest.raises(PlanError, match="or not a regular file, "):
+    with pytest.raises(PlanError, match="is not a regular file, "):
         template.record("a.qcow2")
 
 
