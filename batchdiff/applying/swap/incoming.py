@@ -154,11 +154,15 @@ class IncomingFile:
                     why=f"it is not the file that was verified, or it{also} has changed since",
                     remedy=f"Stop whatever is changing it, {AGAIN}",
                 )
-            retire.move(fd, source, self.path)
-            self.ready, self.known = None, identify(fd)
+            try:
+                retire.move(fd, source, self.path)
+            finally:
+                # If only making the rename durable failed, the file has its name, and counts as published.
+                if retire.is_open_file(fd, self.path):
+                    self.ready, self.known = None, identify(fd)
+            return identify(fd)
         finally:
             os.close(fd)
-        return self.known
 
 
 def not_comparable(path: str, why: str) -> IncomparableError:

@@ -80,7 +80,7 @@ def move(fd: int, source: str, target: str) -> None:
     """
     _require_open_file(fd, source)
     rename_without_replacing(source, target)
-    if not _is_open_file(fd, target):
+    if not is_open_file(fd, target):
         # Another file was put at ``source`` just before the rename: give that file its name back.
         rename_without_replacing(target, source)
         raise _replaced(source)
@@ -123,7 +123,7 @@ def _own_bytes(fd: int, path: str) -> int | None:
 
 
 def _require_open_file(fd: int, path: str) -> None:
-    if not _is_open_file(fd, path):
+    if not is_open_file(fd, path):
         raise _replaced(path)
 
 
@@ -135,7 +135,8 @@ def _replaced(path: str) -> GuestError:
     )
 
 
-def _is_open_file(fd: int, path: str) -> bool:
+def is_open_file(fd: int, path: str) -> bool:
+    """Return whether a path, without following a link, leads to an open file."""
     info = os.fstat(fd)
     try:
         now = os.lstat(path)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 
+import notation
 import pytest
+from oracle import assert_same
+from stage import ASIDE, GUEST, Stage, failed, status
 
+from batchdiff.applying.results.outcome import Status
 from batchdiff.applying.swap.incoming import IncomingFile
+from batchdiff.choices import Retire
 from batchdiff.errors import GuestError
 from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.image_source import ImageFormat, ImageSource
@@ -132,3 +138,41 @@ def test_no_file_is_replaced(path):
     with open(path, "rb") as file:
         assert file.read() == b"somebody's"
     assert incoming.ready == temporary
+
+
+def full():
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("retire", Retire)
+def test_an_overlay_whose_new_name_could_not_be_made_durable(tmp_path, monkeypatch, retire):
+    """The rename succeeds, and the fsync of the folder fails: the next run makes up for that, and goes on."""
+    stage = Stage(tmp_path, monkeypatch)
+    stage.after_move("vm.qcow2", full)
+    assert "No space left" in failed(stage.apply(retire))
+    assert stage.original().exists()
+    assert stage.overlay().exists()
+    assert status(stage.apply(retire)) in {Status.CONVERTED, Status.RETIRED, Status.UNCHANGED}
+    assert stage.state().published
+    assert stage.original().exists() is (retire is Retire.KEEP)
+    assert_same(stage.content(stage.overlay(), "qcow2"), notation.content(GUEST))
+
+
+@pytest.mark.parametrize("retire", [Retire.QUARANTINE, Retire.DELETE], ids=["given back", "rebuilt"])
+def test_a_restored_image_whose_name_could_not_be_made_durable(tmp_path, monkeypatch, retire):
+    stage = Stage(tmp_path, monkeypatch)
+    stage.apply(retire)
+    stage.after_move("vm.img", full)
+    assert "No space left" in failed(stage.restore())
+    assert status(stage.restore()) is Status.RESTORED
+    assert_same(stage.content(stage.original(), "raw"), notation.content(GUEST))
+
+
+@pytest.mark.parametrize("retire", [Retire.QUARANTINE, Retire.DELETE])
+def test_an_overlay_in_its_guests_place_whose_name_could_not_be_made_durable(tmp_path, monkeypatch, retire):
+    stage = Stage(tmp_path, monkeypatch, place="same")
+    stage.after_move(str(stage.overlay()), full)
+    assert "No space left" in failed(stage.apply(retire))
+    assert status(stage.apply(retire)) in {Status.RETIRED, Status.UNCHANGED}
+    assert_same(stage.content(stage.overlay(), "qcow2"), notation.content(GUEST))
+    assert stage.original(suffix=ASIDE).exists() is (retire is Retire.QUARANTINE)
