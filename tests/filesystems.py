@@ -38,7 +38,8 @@ def mounted(
     try:
         yield point
     finally:
-        subprocess.run(["umount", str(point)], check=True, timeout=60)
+        # A process that is looking for users of files may be in it for a moment.
+        wait_for(lambda: subprocess.run(["umount", str(point)], check=False, timeout=60).returncode == 0)
         image.unlink()
 
 
